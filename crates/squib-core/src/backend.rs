@@ -1,0 +1,287 @@
+//! What a backend is: it makes VMs, which make vCPUs, which run until they exit.
+
+use std::sync::Arc;
+
+use crate::exit::{ExitKind, VmEntry, VmExit};
+use crate::host::{Clock, Waker};
+use crate::memory::GuestMemory;
+use crate::x86::X86State;
+use crate::{Error, ErrorCode, Result};
+
+/// The backends there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BackendKind {
+    /// Linux KVM.
+    Kvm,
+    /// macOS Hypervisor.framework.
+    Hvf,
+    /// squib's own CPU.
+    Soft,
+}
+
+impl BackendKind {
+    /// The name used in options and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Soft => "soft",
+        }
+    }
+}
+
+/// A set of exit kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExitSet(u64);
+
+impl ExitSet {
+    /// The set of `kinds`.
+    pub const fn of(kinds: &[ExitKind]) -> Self {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < kinds.len() {
+            bits |= 1 << kinds[i] as u8;
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether `kind` is in the set.
+    pub const fn contains(self, kind: ExitKind) -> bool {
+        self.0 >> (kind as u8) & 1 != 0
+    }
+
+    /// The kinds in the set.
+    pub fn iter(self) -> impl Iterator<Item = ExitKind> {
+        ExitKind::ALL.into_iter().filter(move |k| self.contains(*k))
+    }
+}
+
+/// How a backend can tell which pages a guest wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyTracking {
+    /// It cannot.
+    None,
+    /// A bitmap for each region, fetched and cleared by [`Vm::take_dirty_pages`].
+    Bitmap,
+}
+
+/// Which interrupt controllers live inside the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IrqchipKind {
+    /// None: interrupts come from [`Vcpu::inject_interrupt`].
+    None,
+    /// A local APIC for each vCPU. The I/O APIC is outside, sends MSIs and hears [`VmExit::Eoi`].
+    Split,
+    /// Local APICs, I/O APIC, two 8259 and the 8254.
+    Full,
+}
+
+/// What a backend can do, known before a VM is made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BackendCapabilities {
+    /// The exits it can produce.
+    pub exits: ExitSet,
+    /// Most vCPUs of a VM.
+    pub max_vcpus: u32,
+    /// How it tracks dirty pages.
+    pub dirty_tracking: DirtyTracking,
+    /// Whether each vCPU exit reaches the caller. A backend that runs whole machines says `false`.
+    pub exposes_exits: bool,
+    /// The interrupt controllers it can host.
+    pub irqchips: &'static [IrqchipKind],
+    /// Whether [`Vcpu::set_budget`] works.
+    pub instruction_budget: bool,
+    /// Frequency of the guest's time-stamp counter in kHz, where it is fixed.
+    pub tsc_khz: Option<u32>,
+}
+
+impl BackendCapabilities {
+    /// Capabilities of a backend that exposes its exits and can do nothing else.
+    pub const fn new(exits: ExitSet, max_vcpus: u32) -> Self {
+        Self {
+            exits,
+            max_vcpus,
+            dirty_tracking: DirtyTracking::None,
+            exposes_exits: true,
+            irqchips: &[IrqchipKind::None],
+            instruction_budget: false,
+            tsc_khz: None,
+        }
+    }
+}
+
+/// What a VM is made of.
+#[derive(Clone)]
+pub struct VmConfig {
+    /// Guest RAM. The VM keeps it alive.
+    pub memory: Arc<GuestMemory>,
+    /// Interrupt controllers inside the backend.
+    pub irqchip: IrqchipKind,
+    /// Time for timers and counters that the backend models itself.
+    pub clock: Arc<dyn Clock>,
+    /// Told when a halted vCPU has something to do.
+    pub waker: Arc<dyn Waker>,
+}
+
+/// A way to run guests.
+pub trait HypervisorBackend: Send + Sync {
+    /// Which one this is.
+    fn kind(&self) -> BackendKind;
+
+    /// What it can do on this machine.
+    fn capabilities(&self) -> &BackendCapabilities;
+
+    /// Makes a VM without vCPUs.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BackendUnusable`] or [`ErrorCode::Hypervisor`] when the host refuses,
+    /// [`ErrorCode::Unsupported`] when `config` asks for more than the capabilities offer.
+    fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>>;
+}
+
+/// A virtual machine: memory, interrupt controllers, vCPUs.
+pub trait Vm: Send + Sync {
+    /// Guest RAM.
+    fn memory(&self) -> &Arc<GuestMemory>;
+
+    /// Makes the vCPU with local APIC number `id`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::VcpuCount`] when there are too many, or this one exists already.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
+
+    /// Sets the level of interrupt line `gsi` (0–23; below 16 also an 8259 input). Any thread.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`] when there is no such line or no controller.
+    fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()>;
+
+    /// Delivers a message-signalled interrupt: a write of `data` to `address` (Intel SDM vol. 3, 11.11).
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`] without a local APIC.
+    fn signal_msi(&self, address: u64, data: u32) -> Result<()>;
+
+    /// Starts or stops recording of pages that the guest writes.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] by default.
+    fn set_dirty_log(&self, _enabled: bool) -> Result<()> {
+        Err(unsupported("dirty page tracking"))
+    }
+
+    /// Guest-physical addresses of the 4 KiB pages written since the last call, ascending.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] by default.
+    fn take_dirty_pages(&self) -> Result<Vec<u64>> {
+        Err(unsupported("dirty page tracking"))
+    }
+}
+
+/// One virtual processor. It belongs to whoever runs it; other threads reach it through its
+/// [`CancelHandle`] and through interrupt lines.
+pub trait Vcpu: Send {
+    /// Its number, which is its local APIC number.
+    fn id(&self) -> u32;
+
+    /// Answers the last exit and runs the guest until the next.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadEntry`] when `entry` does not fit the last exit (nothing has changed then),
+    /// [`ErrorCode::Hypervisor`] when the host fails.
+    fn run(&mut self, entry: VmEntry) -> Result<VmExit>;
+
+    /// A handle by which any thread makes `run` return [`VmExit::Cancelled`].
+    fn cancel_handle(&self) -> CancelHandle;
+
+    /// Makes `run` return [`VmExit::BudgetSpent`] after about this many further instructions (at least one,
+    /// at most a block more); `None` takes the limit away.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] where the backend cannot count.
+    fn set_budget(&mut self, _instructions: Option<u64>) -> Result<()> {
+        Err(unsupported("an instruction budget"))
+    }
+
+    /// Guest instructions executed so far, where the backend counts them.
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+
+    /// After [`VmExit::Hlt`]: when the vCPU's own timer will fire, on [`VmConfig::clock`]; `None` when no
+    /// timer is armed.
+    fn idle_deadline_ns(&self) -> Option<u64> {
+        None
+    }
+
+    /// After [`VmExit::Hlt`]: whether `run` would execute guest code now.
+    fn is_runnable(&mut self) -> bool {
+        true
+    }
+
+    /// With [`IrqchipKind::None`]: delivers external interrupt `vector` at the next entry.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] with an interrupt controller in the backend,
+    /// [`ErrorCode::VcpuBusy`] when the guest cannot take one now: ask for the window first.
+    fn inject_interrupt(&mut self, _vector: u8) -> Result<()> {
+        Err(unsupported("interrupt injection"))
+    }
+
+    /// With [`IrqchipKind::None`]: makes `run` return [`VmExit::InterruptWindow`] once the guest can take
+    /// an interrupt.
+    fn request_interrupt_window(&mut self, _wanted: bool) {}
+
+    /// Raises a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] by default.
+    fn inject_nmi(&mut self) -> Result<()> {
+        Err(unsupported("NMI injection"))
+    }
+
+    /// The x86 face of this vCPU.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] on other architectures.
+    fn x86(&mut self) -> Result<&mut dyn X86State> {
+        Err(unsupported("x86 state"))
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(ErrorCode::Unsupported, format!("this backend does not support {what}; see its capabilities"))
+}
+
+/// The shared half of a [`CancelHandle`].
+pub trait Cancel: Send + Sync {
+    /// Makes the vCPU return soon; see [`CancelHandle::cancel`].
+    fn cancel(&self);
+}
+
+/// Stops a vCPU from any thread.
+#[derive(Clone)]
+pub struct CancelHandle(Arc<dyn Cancel>);
+
+impl CancelHandle {
+    /// A handle to `shared`.
+    pub fn new(shared: Arc<dyn Cancel>) -> Self {
+        Self(shared)
+    }
+
+    /// Makes the vCPU's `run` return [`VmExit::Cancelled`] soon, also from guest code that loops for ever.
+    /// A call before `run` counts for the next one; several calls before it returns count once.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+impl std::fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CancelHandle")
+    }
+}

@@ -1,0 +1,20 @@
+//! The portable exit enum, the backend traits, guest memory, registers and errors of squib.
+//!
+//! Everything else in the workspace depends on this crate, and this crate on no other. It touches no
+//! operating-system facility: time, randomness and waiting come in through [`host`].
+
+pub mod backend;
+pub mod error;
+pub mod exit;
+pub mod host;
+pub mod memory;
+pub mod x86;
+
+pub use backend::{
+    BackendCapabilities, BackendKind, CancelHandle, DirtyTracking, ExitSet, HypervisorBackend, IrqchipKind, Vcpu,
+    Vm, VmConfig,
+};
+pub use error::{Error, ErrorCode, Result};
+pub use exit::{DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit};
+pub use host::{Clock, Entropy, Waker};
+pub use memory::{CodeWriteObserver, GuestMemory, Region};

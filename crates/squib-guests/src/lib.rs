@@ -1,0 +1,1 @@
+//! Small guests of squib's own: bare-metal programs for tests, benches and the demo.

@@ -1,0 +1,1 @@
+//! squib for Node.js: napi-rs conversions only.

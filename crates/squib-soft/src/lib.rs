@@ -1,0 +1,1 @@
+//! squib's own CPU as a backend: software MMU, block cache, interpreter.

@@ -1,0 +1,1 @@
+//! Buses, run loop, machine builder, interrupt routing and boot, for any backend.

@@ -1,0 +1,1 @@
+//! squib for WebAssembly: the browser's binding.
