@@ -1,1 +1,16 @@
 //! Buses, run loop, machine builder, interrupt routing and boot, for any backend.
+//!
+//! A vCPU exits; the [run loop](VcpuLoop::run) looks its address up on a [`Bus`] and asks the device there, in
+//! Rust or outside; the answer goes back into the vCPU. See `docs/design/exits.md`.
+
+pub mod bus;
+pub mod device;
+pub mod outcome;
+pub mod run;
+pub mod stats;
+
+pub use bus::{Bus, Mapping, Target};
+pub use device::{Action, Device, Host, Idle};
+pub use outcome::Outcome;
+pub use run::{Stop, Unclaimed, VcpuLoop};
+pub use stats::ExitCounts;

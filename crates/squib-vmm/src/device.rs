@@ -1,0 +1,71 @@
+//! What the bus talks to: devices in Rust, and the caller of the run for everything outside.
+
+use squib_core::Result;
+
+/// What a device wants of the run loop after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Nothing: the guest goes on.
+    Continue,
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset of the system.
+    Reset,
+    /// The guest wrote this value to the debug-exit port: see [`Outcome::DebugExit`](crate::Outcome::DebugExit).
+    DebugExit(u32),
+}
+
+/// A device in Rust.
+///
+/// Any vCPU thread calls it, and several may at once, so a device guards its own registers. The bus holds
+/// no lock meanwhile: a device may map, unmap and raise interrupts.
+///
+/// `offset` counts from the first address of the mapping. `width` is 1 to 8 bytes (ports: 1, 2 or 4), and the
+/// access lies wholly inside the mapping. Values are little-endian numbers of that width.
+pub trait Device: Send + Sync {
+    /// Answers a read. Bits above `8 * width` are ignored.
+    ///
+    /// # Errors
+    /// Any error ends the run; the guest's read completes with all bits set.
+    fn read(&self, offset: u64, width: u8) -> Result<u64>;
+
+    /// Takes a write. Bits of `value` above `8 * width` are zero.
+    ///
+    /// # Errors
+    /// Any error ends the run; the guest's write counts as done.
+    fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action>;
+}
+
+/// What waiting for an interrupt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Time has passed or somebody woke us: try to run the guest.
+    Resume,
+    /// This thread cannot wait; [`Stop::Halted`](crate::Stop::Halted) goes back to the caller, who runs the
+    /// vCPU again when woken or when the deadline has come.
+    Return,
+}
+
+/// Who runs a vCPU: it answers for the devices outside of Rust, and waits while the guest is idle.
+///
+/// A direct call into JavaScript, a call by way of another thread's event loop, and a WebAssembly import are
+/// implementations of this trait.
+pub trait Host {
+    /// Answers a read of the device mapped as [`Target::External`](crate::Target::External)`(device)`; as
+    /// [`Device::read`].
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    fn read(&mut self, device: u32, offset: u64, width: u8) -> Result<u64>;
+
+    /// Takes a write to an external device; as [`Device::write`].
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    fn write(&mut self, device: u32, offset: u64, width: u8, value: u64) -> Result<Action>;
+
+    /// The guest waits for an interrupt. Returns when [`Waker::wake`](squib_core::Waker::wake) was called since the last call, or when
+    /// the VM's clock has come to `deadline_ns`; early is harmless.
+    fn idle(&mut self, deadline_ns: Option<u64>) -> Idle;
+}

@@ -1,0 +1,104 @@
+//! How a machine ended, and the exit status of a process that ran one.
+//!
+//! Every status but the debug-exit ones is even, because a debug exit with value `v` gives `(v << 1) | 1`, as
+//! QEMU's isa-debug-exit does; so the two never collide.
+
+use squib_core::{ErrorCode, VmExit};
+
+use crate::run::Stop;
+
+/// How a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest wrote this to the debug-exit port.
+    DebugExit(u32),
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel panicked, and then asked for a reset (with `panic=-1` on its command line).
+    KernelPanic,
+    /// The guest's exception handling failed three deep.
+    TripleFault,
+    /// The guest did something that the backend or the platform cannot go on from.
+    Failed,
+    /// A time limit was reached.
+    TimedOut,
+    /// The caller stopped it.
+    Aborted,
+}
+
+/// Exit status of a process given bad arguments, or an image that is not one.
+pub const STATUS_BAD_ARGUMENTS: u8 = 2;
+/// Exit status of a process whose backend is missing or cannot be used here.
+pub const STATUS_BACKEND_UNUSABLE: u8 = 20;
+
+impl Outcome {
+    /// The outcome that a stop means, if it ends the machine. `panicked` says whether the guest's kernel has
+    /// reported a panic.
+    pub fn of(stop: &Stop, panicked: bool) -> Option<Self> {
+        Some(match stop {
+            Stop::PowerOff | Stop::Exit(VmExit::Shutdown) => Self::PowerOff,
+            Stop::Reset | Stop::Exit(VmExit::Reset) if panicked => Self::KernelPanic,
+            Stop::Reset | Stop::Exit(VmExit::Reset) => Self::Reset,
+            Stop::DebugExit(value) => Self::DebugExit(*value),
+            Stop::Exit(VmExit::TripleFault) if panicked => Self::KernelPanic,
+            Stop::Exit(VmExit::TripleFault) => Self::TripleFault,
+            Stop::Halted { .. } | Stop::Exit(VmExit::Cancelled | VmExit::BudgetSpent | VmExit::Debug(_)) => {
+                return None;
+            }
+            Stop::Exit(_) => Self::Failed,
+        })
+    }
+
+    /// The exit status of a process that ran the machine.
+    pub const fn status(self) -> u8 {
+        match self {
+            Self::PowerOff => 0,
+            // Only the low byte reaches the parent of a process.
+            Self::DebugExit(value) => (value << 1) as u8 | 1,
+            Self::Reset => 10,
+            Self::KernelPanic => 12,
+            Self::TripleFault => 14,
+            Self::Failed => 16,
+            // As timeout(1) gives.
+            Self::TimedOut => 124,
+            // As a shell gives for a process ended by SIGINT.
+            Self::Aborted => 130,
+        }
+    }
+
+    /// The name used in TypeScript and in `--json` output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PowerOff => "powerOff",
+            Self::DebugExit(_) => "debugExit",
+            Self::Reset => "reset",
+            Self::KernelPanic => "kernelPanic",
+            Self::TripleFault => "tripleFault",
+            Self::Failed => "failed",
+            Self::TimedOut => "timedOut",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// The exit status of a process that failed with this error.
+pub const fn error_status(code: ErrorCode) -> u8 {
+    match code {
+        ErrorCode::BackendMissing | ErrorCode::BackendUnusable => STATUS_BACKEND_UNUSABLE,
+        ErrorCode::InvalidArgument
+        | ErrorCode::MemorySize
+        | ErrorCode::VcpuCount
+        | ErrorCode::Unsupported
+        | ErrorCode::ImageFormat
+        | ErrorCode::ImageTooLarge
+        | ErrorCode::CommandLine
+        | ErrorCode::DeviceOverlap
+        | ErrorCode::OutOfMemory => STATUS_BAD_ARGUMENTS,
+        ErrorCode::Timeout => Outcome::TimedOut.status(),
+        ErrorCode::Aborted => Outcome::Aborted.status(),
+        _ => Outcome::Failed.status(),
+    }
+}
