@@ -3,6 +3,7 @@
 //! A vCPU exits; the [run loop](VcpuLoop::run) looks its address up on a [`Bus`] and asks the device there, in
 //! Rust or outside; the answer goes back into the vCPU. See `docs/design/exits.md`.
 
+pub mod boot;
 pub mod bus;
 pub mod device;
 pub mod outcome;
