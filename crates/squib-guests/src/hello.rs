@@ -19,9 +19,9 @@ const LONG_OFFSET: u32 = 0x200;
 const COM1: u16 = 0x3f8;
 const COM1_VECTOR: u8 = 0x24;
 
-/// PM1a control as the FADT names it, and what powers off: SLP_EN with the type of the DSDT's `_S5`.
-const ACPI_PM1A_CONTROL: u16 = 0x604;
-const ACPI_POWER_OFF: u32 = 0x2000;
+/// The platform's ACPI sleep control register, and what powers off: SLP_EN with sleep type 5 (ACPI 6.5, 4.8.3.7).
+const SLEEP_CONTROL: u16 = 0x600;
+const POWER_OFF: u32 = 1 << 5 | 5 << 2;
 
 /// What an answer of the line device is cut to, in bytes.
 const LONGEST_ANSWER: u32 = 512;
@@ -245,9 +245,7 @@ fn converse(a: &mut CodeAssembler, labels: &Labels, prompt: CodeLabel) -> Assemb
 
 /// By ACPI; where that does nothing, by the debug exit.
 fn power_off(a: &mut CodeAssembler) -> Assembled {
-    a.mov(dx, u32::from(ACPI_PM1A_CONTROL))?;
-    a.mov(ax, ACPI_POWER_OFF)?;
-    a.out(dx, ax)?;
+    out_byte(a, SLEEP_CONTROL, POWER_OFF)?;
     out_byte(a, DEBUG_EXIT_PORT, 0)?;
     a.cli()?;
     halt(a)
