@@ -3,15 +3,21 @@
 //! A vCPU exits; the [run loop](VcpuLoop::run) looks its address up on a [`Bus`] and asks the device there, in
 //! Rust or outside; the answer goes back into the vCPU. See `docs/design/exits.md`.
 
+pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod device;
+#[cfg(not(target_family = "wasm"))]
+pub mod host;
 pub mod outcome;
+pub mod platform;
 pub mod run;
 pub mod stats;
+pub mod vcpu;
 
 pub use bus::{Bus, Mapping, Target};
 pub use device::{Action, Device, Host, Idle};
 pub use outcome::Outcome;
 pub use run::{Stop, Unclaimed, VcpuLoop};
 pub use stats::ExitCounts;
+pub use vcpu::SharedVcpu;

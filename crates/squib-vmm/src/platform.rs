@@ -1,0 +1,76 @@
+//! The board: what lies at which address, said once. The wiring, the ACPI tables and the documentation go
+//! by it.
+//!
+//! | ports           | interrupt | what                                                             |
+//! |-----------------|-----------|------------------------------------------------------------------|
+//! | `0x60`, `0x64`  |           | 8042 keyboard controller, for its reset line                     |
+//! | `0x70`–`0x71`   | 8         | CMOS clock                                                       |
+//! | `0xe9`, `0x402` |           | debug console: what is written appears on the console            |
+//! | `0xf4`          |           | debug exit                                                       |
+//! | `0x3f8`–`0x3ff` | 4         | COM1, the console                                                |
+//! | `0x505`         |           | pvpanic: the guest's kernel says that it panicked                |
+//! | `0x600`–`0x602` |           | ACPI sleep control, sleep status, reset                          |
+//! | `0x20`, `0x21`, `0xa0`, `0xa1`, `0x4d0`, `0x4d1` | | two 8259, inside the backend         |
+//! | `0x40`–`0x43`, `0x61` | 0   | 8254 timer and its gate, inside the backend                      |
+//!
+//! | memory        | what                                                                            |
+//! |---------------|---------------------------------------------------------------------------------|
+//! | `0`–RAM       | RAM, up to `0xc000_0000`; the rest from 4 GiB on                                 |
+//! | [`DEVICE_WINDOW`] | free for devices of the embedder's                                          |
+//! | `0xfec0_0000` | I/O APIC, inside the backend                                                    |
+//! | `0xfee0_0000` | local APICs, inside the backend                                                 |
+//!
+//! There is no PCI: its configuration ports `0xcf8`–`0xcff` are empty and read as all ones, by which a guest sees that.
+
+use std::ops::Range;
+
+use squib_core::memory::LOW_RAM_END;
+
+/// First port and interrupt line of the console's UART.
+pub const COM1: u16 = 0x3f8;
+/// COM1's interrupt line.
+pub const COM1_IRQ: u32 = 4;
+/// CMOS index port; the data port follows.
+pub const RTC: u16 = 0x70;
+/// Interrupt line of the CMOS clock.
+pub const RTC_IRQ: u32 = 8;
+/// Data port of the keyboard controller.
+pub const I8042_DATA: u16 = 0x60;
+/// Command and status port of the keyboard controller.
+pub const I8042_COMMAND: u16 = 0x64;
+/// Debug consoles: Bochs' and SeaBIOS'.
+pub const DEBUG_CONSOLES: [u16; 2] = [0xe9, 0x402];
+/// A write of v ends the run with status `(v << 1) | 1`.
+pub const DEBUG_EXIT: u16 = 0xf4;
+/// The guest's kernel reports a panic here.
+pub const PVPANIC: u16 = 0x505;
+/// ACPI sleep control register.
+pub const SLEEP_CONTROL: u16 = 0x600;
+/// ACPI sleep status register.
+pub const SLEEP_STATUS: u16 = 0x601;
+/// ACPI reset register.
+pub const RESET: u16 = 0x602;
+/// What the guest writes to [`RESET`].
+pub const RESET_VALUE: u8 = 1;
+/// The sleep type that means power-off; the guest learns it from `_S5`.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// Where an embedder's memory-mapped devices go.
+pub const DEVICE_WINDOW: Range<u64> = LOW_RAM_END..IO_APIC;
+/// I/O APIC.
+pub const IO_APIC: u64 = 0xfec0_0000;
+/// Local APIC, the same address for every vCPU.
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
+
+/// Ports of devices inside a backend with [`IrqchipKind::Full`](squib_core::IrqchipKind::Full): name, first, count.
+pub const BACKEND_PORTS: [(&str, u64, u64); 5] = [
+    ("8259 (primary)", 0x20, 2),
+    ("8254", 0x40, 4),
+    ("8254 gate", 0x61, 1),
+    ("8259 (secondary)", 0xa0, 2),
+    ("8259 trigger modes", 0x4d0, 2),
+];
+
+/// Memory of devices inside a backend that has an interrupt controller: name, first address, length.
+pub const BACKEND_MEMORY: [(&str, u64, u64); 2] =
+    [("I/O APIC", IO_APIC, 0x1000), ("local APIC", LOCAL_APIC, 0x10_0000)];
