@@ -1,1 +1,16 @@
-//! Register models of the platform's devices: no threads, no host I/O.
+//! Register models of the platform's devices: no threads, no host I/O, no wiring, no locks.
+//!
+//! A model is a plain value with `&mut self` methods. Time comes in as nanoseconds, interrupts and other outputs are
+//! looked up after a call. Whatever a guest does, a call takes bounded time and memory and does not panic.
+
+mod apic_bus;
+mod bytes;
+
+pub mod apic;
+pub mod cpu_set;
+pub mod ioapic;
+pub mod irqchip;
+pub mod message;
+pub mod pic;
+pub mod pit;
+pub mod uart;
