@@ -18,7 +18,7 @@ pub(crate) const STACK: u32 = 0x8_0000;
 /// The code segment of every 64-bit guest's own descriptor table.
 pub(crate) const CODE_SELECTOR: u32 = 8;
 
-const IDT: u64 = 0x8000;
+const IDT: u64 = 0x3000;
 const PAGE_TABLES: u32 = 0x1_0000;
 
 pub(crate) type Assembled = Result<(), IcedError>;
@@ -117,7 +117,7 @@ const GDT: [u64; 7] = [
 pub(crate) const USER_DATA_SELECTOR: u32 = 24 | 3;
 pub(crate) const USER_CODE_SELECTOR: u32 = 32 | 3;
 pub(crate) const TSS_SELECTOR: u32 = 40;
-pub(crate) const TSS: u64 = 0x7000;
+pub(crate) const TSS: u64 = 0x2000;
 
 /// 64-bit: makes `handler` the interrupt gate of `vector`, callable by software from rings up to `dpl`.
 /// Changes RAX.

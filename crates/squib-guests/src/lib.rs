@@ -36,8 +36,9 @@ pub const LINE_PORT: u16 = 0x510;
 /// of a page, and the page after it belongs to no one either.
 pub const TEST_MMIO: u64 = 0xd000_0000;
 
-/// Guest-physical address at which guests leave their results; each says in which form.
-pub const RESULTS: u64 = 0x9000;
+/// Guest-physical address at which guests leave their results; each says in which form. Guests use the RAM from
+/// 0x2000 to 0x4fff and from 0x1_0000 to 0x7_ffff, which a loader of flat images leaves free.
+pub const RESULTS: u64 = 0x4000;
 
 /// Bochs' debug console: a byte written here is output.
 pub const DEBUG_CONSOLE_PORT: u16 = 0xe9;

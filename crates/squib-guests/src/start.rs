@@ -5,16 +5,16 @@ use squib_core::{Error, ErrorCode, GuestMemory, Result, Vcpu};
 
 use crate::{Guest, Mode};
 
-const GDT: u64 = 0x500;
-const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const DIRECTORIES: u64 = 0x3000;
+const GDT: u64 = 0x1000;
+const PML4: u64 = 0x5000;
+const PDPT: u64 = 0x6000;
+const DIRECTORIES: u64 = 0x7000;
 const STACK: u64 = 0x8_0000;
 const PRESENT_WRITABLE: u64 = 3;
 const LARGE_PAGE: u64 = 1 << 7;
 
 impl Guest {
-    /// Writes the image to `memory`, with page tables and descriptors where the mode needs them (below 0x7000),
+    /// Writes the image to `memory`, with page tables and descriptors where the mode needs them (at 0x1000 and from 0x5000 to 0xafff),
     /// and sets the registers of `vcpu` to the guest's first instruction.
     ///
     /// # Errors
