@@ -17,6 +17,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use squib_core::{GuestMemory, Result};
 
+use crate::boot::layout::FIRMWARE;
 use crate::platform;
 
 const OEM_ID: [u8; 6] = *b"SQUIB ";
@@ -32,10 +33,12 @@ const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 
 /// Where the tables go, the root pointer first: in the part of the PC's legacy hole that is searched for it
 /// (ACPI 6.5, 5.2.5.1).
-const TABLES: u64 = 0xe_0000;
+const TABLES: u64 = FIRMWARE.start;
 
-/// Writes the tables for `vcpus` processors to guest memory, and returns the address of the root pointer. They
-/// take less than 2 KiB.
+/// No more bytes than this are taken.
+pub const MAX_SIZE: u64 = 2048;
+
+/// Writes the tables for `vcpus` processors to guest memory, and returns the address of the root pointer.
 ///
 /// # Errors
 /// [`ErrorCode::MemoryRange`](squib_core::ErrorCode::MemoryRange) when there is no RAM.
@@ -70,7 +73,7 @@ fn dsdt() -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let devices = [
         device("COM1", &EISAName::new("PNP0501"), platform::COM1, 8, Some(platform::COM1_IRQ)),
-        device("RTC_", &EISAName::new("PNP0B00"), platform::RTC, 2, Some(platform::RTC_IRQ)),
+        device("RTC_", &EISAName::new("PNP0B00"), platform::RTC, 2, None),
         device("PEVT", &"QEMU0001", platform::PVPANIC, 1, None),
     ];
     dsdt.append_slice(&bytes_of(&Scope::new("_SB_".into(), devices.iter().map(|d| d as &dyn Aml).collect())));
@@ -117,8 +120,8 @@ fn fadt(dsdt: u64) -> FADT {
     fadt.finalize()
 }
 
-/// Processors, whose local APIC numbers count from zero, and the I/O APIC with interrupt lines 0–23. Lines 4 and
-/// 8 are ISA's edge-triggered ones, as the DSDT says, so nothing needs an override.
+/// Processors, whose local APIC numbers count from zero, and the I/O APIC with interrupt lines 0–23. The
+/// only one with a device is COM1's, of which the DSDT says all, so nothing needs an override.
 fn madt(vcpus: u32) -> MADT {
     let mut madt = MADT::new(
         OEM_ID,

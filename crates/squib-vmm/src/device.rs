@@ -69,3 +69,13 @@ pub trait Host {
     /// the VM's clock has come to `deadline_ns`; early is harmless.
     fn idle(&mut self, deadline_ns: Option<u64>) -> Idle;
 }
+
+/// A read of registers that are a byte wide, as a bus of that width splits it: `byte` gives the one at an offset.
+pub(crate) fn bytes_from(offset: u64, width: u8, mut byte: impl FnMut(u64) -> u8) -> u64 {
+    (0..u64::from(width)).fold(0, |value, i| value | u64::from(byte(offset + i)) << (8 * i))
+}
+
+/// A write to registers that are a byte wide: offsets and bytes, in order.
+pub(crate) fn each_byte(offset: u64, width: u8, value: u64) -> impl Iterator<Item = (u64, u8)> {
+    (0..u64::from(width)).map(move |i| (offset + i, (value >> (8 * i)) as u8))
+}

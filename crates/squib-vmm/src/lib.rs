@@ -6,18 +6,25 @@
 pub mod acpi;
 pub mod boot;
 pub mod bus;
+pub mod console;
 pub mod device;
 #[cfg(not(target_family = "wasm"))]
 pub mod host;
+mod irq;
+pub mod machine;
+pub mod milestones;
 pub mod outcome;
 pub mod platform;
+mod ports;
 pub mod run;
 pub mod stats;
 pub mod vcpu;
 
 pub use bus::{Bus, Mapping, Target};
+pub use console::{Console, ConsoleListener};
 pub use device::{Action, Device, Host, Idle};
+pub use machine::{Machine, MachineConfig};
 pub use outcome::Outcome;
 pub use run::{Stop, Unclaimed, VcpuLoop};
-pub use stats::ExitCounts;
+pub use stats::{ExitCounts, Stats};
 pub use vcpu::SharedVcpu;

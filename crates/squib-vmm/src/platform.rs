@@ -4,9 +4,9 @@
 //! | ports           | interrupt | what                                                             |
 //! |-----------------|-----------|------------------------------------------------------------------|
 //! | `0x60`, `0x64`  |           | 8042 keyboard controller, for its reset line                     |
-//! | `0x70`–`0x71`   | 8         | CMOS clock                                                       |
+//! | `0x70`–`0x71`   |           | CMOS clock, without its alarm                                    |
 //! | `0xe9`, `0x402` |           | debug console: what is written appears on the console            |
-//! | `0xf4`          |           | debug exit                                                       |
+//! | `0xf4`–`0xf7`   |           | debug exit                                                       |
 //! | `0x3f8`–`0x3ff` | 4         | COM1, the console                                                |
 //! | `0x505`         |           | pvpanic: the guest's kernel says that it panicked                |
 //! | `0x600`–`0x602` |           | ACPI sleep control, sleep status, reset                          |
@@ -30,10 +30,10 @@ use squib_core::memory::LOW_RAM_END;
 pub const COM1: u16 = 0x3f8;
 /// COM1's interrupt line.
 pub const COM1_IRQ: u32 = 4;
+/// Interrupt lines that an embedder's device cannot have: the timer's, the cascade's, COM1's.
+pub const BOARD_IRQS: [u32; 3] = [0, 2, COM1_IRQ];
 /// CMOS index port; the data port follows.
 pub const RTC: u16 = 0x70;
-/// Interrupt line of the CMOS clock.
-pub const RTC_IRQ: u32 = 8;
 /// Data port of the keyboard controller.
 pub const I8042_DATA: u16 = 0x60;
 /// Command and status port of the keyboard controller.

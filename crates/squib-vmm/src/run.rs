@@ -90,7 +90,10 @@ impl VcpuLoop {
                     return end;
                 }
                 Next::Unclaimed => match self.unclaimed.answer(&exit) {
-                    Some(entry) => entry,
+                    Some(entry) => {
+                        self.counts.count_open_bus();
+                        entry
+                    }
                     None => return Ok(Stop::Exit(exit)),
                 },
             };
