@@ -23,7 +23,14 @@
 
 pub mod bits;
 pub mod cpuid;
+pub mod debug;
+mod descriptor;
+pub mod interrupt;
+pub mod iret;
 pub mod paging;
+pub mod rflags;
+pub mod segment;
+mod stack;
 
 #[cfg(test)]
 pub(crate) mod mock;
