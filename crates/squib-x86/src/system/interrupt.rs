@@ -8,7 +8,7 @@ use super::{is_canonical, rflags, segment, unsupported};
 use crate::env::{Env, Leave, Rights};
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
-use crate::state::{CodeMode, Seg, sreg};
+use crate::state::{Seg, sreg};
 
 /// Where an event comes from: it decides on privilege checks and the EXT bit of error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,5 +329,258 @@ fn enter<E: Env + ?Sized>(env: &mut E, e: Entry) {
     state.sys_flags &= !cleared;
     if changed {
         env.mode_changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mock::{GDT, IDT, IST1, Mock, RSP0, STACK, TSS, sel};
+    use super::*;
+    use crate::state::CodeMode;
+
+    const HANDLER: u64 = 0xffff_8000_1234_5678;
+
+    fn fault(r: Result<(), Stop>) -> Exception {
+        match r {
+            Err(Stop::Fault(e)) => e,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn real_mode_pushes_three_words() {
+        let mut m = Mock::new();
+        m.state.idt.base = 0;
+        m.ram.put(0x21 * 4, 4, 0x1234_5678);
+        m.state.r[4] = 0xdead_0002;
+        m.state.seg[sreg::SS].base = 0x8000;
+        m.state.seg[sreg::CS].selector = 0xabcd;
+        m.state.sys_flags |= RFLAGS_IF | RFLAGS_TF;
+        deliver(&mut m, Event::software(0x21), 0x1_0042).unwrap();
+        assert_eq!(m.state.rip, 0x5678);
+        let cs = m.state.seg[sreg::CS];
+        assert_eq!((cs.selector, cs.base, cs.is_code()), (0x1234, 0x12340, true));
+        assert_eq!(m.state.r[4], 0xdead_fffc, "the pointer wraps within 16 bits");
+        assert_eq!(m.ram.get(0x8000, 2), (RFLAGS_IF | RFLAGS_TF | 2) & 0xffff);
+        assert_eq!([m.ram.get(0x1_7ffe, 2), m.ram.get(0x1_7ffc, 2)], [0xabcd, 0x42]);
+        assert_eq!(m.state.rflags(), RFLAGS_FIXED);
+        m.state.idt.limit = 0x21 * 4 + 2;
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::software(0x21), 0))).vector, 13);
+    }
+
+    #[test]
+    fn long_mode_same_privilege_aligns_the_stack() {
+        let mut m = Mock::long();
+        m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
+        m.state.r[4] = STACK - 4;
+        m.state.sys_flags |= RFLAGS_IF | RFLAGS_TF | RFLAGS_NT | RFLAGS_DF;
+        m.state.shadow = true;
+        let flags = m.state.rflags();
+        deliver(&mut m, Event::external(0x20), 0x77).unwrap();
+        assert_eq!((m.state.rip, m.state.r[4]), (HANDLER, STACK - 16 - 40));
+        let expected = [0x77, sel::CODE.into(), flags, STACK - 4, sel::DATA.into()];
+        assert_eq!(m.words(m.state.r[4], 8, 5), expected);
+        assert_eq!(m.state.rflags(), RFLAGS_FIXED | RFLAGS_DF);
+        assert!(!m.state.shadow);
+        assert_eq!(m.state.seg[sreg::SS].selector, sel::DATA);
+        assert_eq!(m.modes_changed, 0, "nothing that accesses depend on has changed");
+    }
+
+    #[test]
+    fn trap_gates_leave_interrupts_on() {
+        let mut m = Mock::long();
+        m.gate(3, sel::CODE, HANDLER, 0x8f, 0);
+        m.state.sys_flags |= RFLAGS_IF;
+        deliver(&mut m, Event::software(3), 0).unwrap();
+        assert_ne!(m.state.sys_flags & RFLAGS_IF, 0);
+    }
+
+    #[test]
+    fn from_ring_3_the_task_state_gives_the_stack() {
+        let mut m = Mock::long().user();
+        m.gate(14, sel::CODE, HANDLER, 0x8e, 0);
+        raise(&mut m, Exception::pf(7, 0xdead_beef), 0x401000).unwrap();
+        assert_eq!(m.state.cr2, 0xdead_beef);
+        assert_eq!((m.state.cpl, m.state.rip, m.state.r[4]), (0, HANDLER, RSP0 - 48));
+        let flags = RFLAGS_FIXED | RFLAGS_RF;
+        assert_eq!(m.words(RSP0 - 48, 8, 6), [7, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]);
+        let ss = m.state.seg[sreg::SS];
+        assert_eq!((ss.selector, ss.has(Seg::UNUSABLE)), (0, true));
+        assert_eq!(m.state.mode, CodeMode::Bits64);
+        assert!(m.modes_changed > 0);
+    }
+
+    #[test]
+    fn interrupt_stacks_are_used_at_any_privilege() {
+        for user in [false, true] {
+            let mut m = Mock::long();
+            m.gate(8, sel::CODE, HANDLER, 0x8e, 1);
+            if user {
+                m = m.user();
+            }
+            raise(&mut m, Exception::df(0), 0).unwrap();
+            assert_eq!(m.state.r[4], IST1 - 48);
+            assert_eq!(m.state.seg[sreg::SS].selector, if user { 0 } else { sel::DATA });
+        }
+    }
+
+    #[test]
+    fn software_interrupts_obey_the_gate_privilege() {
+        let mut m = Mock::long().user();
+        m.gate(0x80, sel::CODE, HANDLER, 0x8e, 0);
+        let denied = m.attempt(|m| deliver(m, Event::software(0x80), 0));
+        assert_eq!(fault(denied), Exception::gp(0x80 << 3 | 2));
+        deliver(&mut m, Event::external(0x80), 0).unwrap();
+        let mut m = Mock::long().user();
+        m.gate(0x80, sel::CODE, HANDLER, 0xee, 0);
+        deliver(&mut m, Event::software(0x80), 0).unwrap();
+        let mut m = Mock::long().user();
+        m.gate(1, sel::CODE, HANDLER, 0x8e, 0);
+        deliver(&mut m, Event::int1(), 0).unwrap();
+    }
+
+    #[test]
+    fn gates_are_checked_in_order() {
+        let cases = [
+            // selector, offset, attributes, expected (EXT is set: an external interrupt)
+            (sel::CODE, HANDLER, 0x0e, Exception::np(0x20 << 3 | 3)),
+            (sel::CODE, HANDLER, 0x86, Exception::gp(0x20 << 3 | 3)),
+            (sel::CODE, HANDLER, 0x9e, Exception::gp(0x20 << 3 | 3)),
+            (0, HANDLER, 0x8e, Exception::gp(1)),
+            (0x100, HANDLER, 0x8e, Exception::gp(0x101)),
+            (sel::DATA, HANDLER, 0x8e, Exception::gp(sel::DATA as u32 | 1)),
+            (sel::CODE32, HANDLER, 0x8e, Exception::gp(sel::CODE32 as u32 | 1)),
+            (sel::USER_CODE, HANDLER, 0x8e, Exception::gp(0x28 | 1)),
+            (sel::CODE, 1 << 47, 0x8e, Exception::gp(1)),
+        ];
+        for (selector, offset, attr, expected) in cases {
+            let mut m = Mock::long();
+            m.gate(0x20, selector, offset, attr, 0);
+            assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), expected, "{attr:#x} {selector:#x}");
+        }
+        let mut m = Mock::long();
+        m.ram.put(GDT + u64::from(sel::CODE) + 5, 1, 0x1b);
+        m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::np(sel::CODE as u32 | 1));
+        m.state.idt.limit = 0x20f - 1;
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::gp(0x20 << 3 | 3));
+        let mut m = Mock::long().user();
+        m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
+        m.state.tr.limit = 10;
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::ts(sel::TSS as u32 | 1));
+        m.state.tr.limit = 0x67;
+        m.ram.put(TSS + 4, 8, 1 << 60);
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::ss(1));
+    }
+
+    #[test]
+    fn conforming_handlers_stay_in_their_ring() {
+        let mut m = Mock::long().user();
+        m.gate(0x20, sel::CONFORMING, HANDLER, 0x8e, 0);
+        deliver(&mut m, Event::external(0x20), 0).unwrap();
+        assert_eq!((m.state.cpl, m.state.seg[sreg::CS].selector, m.state.r[4]), (3, sel::CONFORMING | 3, STACK - 40));
+    }
+
+    #[test]
+    fn protected_mode_switches_stacks() {
+        let mut m = Mock::protected().user();
+        m.gate(13, sel::CODE, 0x12_3456, 0x8e, 0);
+        raise(&mut m, Exception::gp(0x40), 0x401000).unwrap();
+        assert_eq!((m.state.cpl, m.state.rip, m.state.r[4]), (0, 0x12_3456, RSP0 - 24));
+        let flags = RFLAGS_FIXED | RFLAGS_RF;
+        assert_eq!(m.words(RSP0 - 24, 4, 6), [0x40, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]);
+        assert_eq!(m.state.seg[sreg::SS].selector, sel::DATA);
+        // A 16-bit gate without a change of privilege.
+        m.gate(0x30, sel::CODE, 0x12_3456, 0x86, 0);
+        deliver(&mut m, Event::external(0x30), 0x55_6677).unwrap();
+        assert_eq!((m.state.rip, m.state.r[4]), (0x3456, RSP0 - 30));
+        assert_eq!(m.words(RSP0 - 30, 2, 3), [0x6677, sel::CODE.into(), RFLAGS_FIXED]);
+    }
+
+    #[test]
+    fn protected_mode_checks_the_new_stack() {
+        let cases = [
+            (0, Exception::ts(1)),
+            (sel::USER_DATA, Exception::ts(0x21)),
+            (sel::CODE, Exception::ts(9)),
+            (0x100, Exception::ts(0x101)),
+            (sel::ABSENT_DATA, Exception::ss(0x49)),
+        ];
+        for (selector, expected) in cases {
+            let mut m = Mock::protected().user();
+            m.gate(0x20, sel::CODE, 0, 0x8e, 0);
+            m.ram.put(TSS + 8, 2, selector.into());
+            assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), expected);
+        }
+        let mut m = Mock::protected();
+        m.gate(0x20, sel::CODE, 0, 0x8e, 0);
+        m.state.seg[sreg::SS].limit = STACK as u32 - 1;
+        m.state.r[4] = STACK + 1;
+        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::ss(1));
+        m.gate(0x20, sel::CODE, 0, 0x85, 0);
+        assert_eq!(m.attempt(|m| deliver(m, Event::external(0x20), 0)), Err(Stop::Exit));
+        assert!(matches!(m.left[..], [Leave::Unsupported(_)]));
+    }
+
+    #[test]
+    fn the_16_bit_task_state_gives_a_stack() {
+        let mut m = Mock::protected().user();
+        m.state.tr.attr = 0x83;
+        m.ram.put(TSS + 2, 2, 0x7000);
+        m.ram.put(TSS + 4, 2, sel::DATA.into());
+        m.gate(0x20, sel::CODE, 0, 0x8e, 0);
+        deliver(&mut m, Event::external(0x20), 0).unwrap();
+        assert_eq!(m.state.r[4], 0x7000 - 20);
+    }
+
+    #[test]
+    fn a_second_fault_becomes_a_double_fault() {
+        // #GP whose handler is absent: #NP during #GP is a double fault.
+        let mut m = Mock::long();
+        m.gate(8, sel::CODE, HANDLER, 0x8e, 1);
+        raise(&mut m, Exception::GP0, 0x1000).unwrap();
+        assert_eq!((m.state.rip, m.ram.get(m.state.r[4], 8)), (HANDLER, 0));
+        assert_eq!(m.ram.get(m.state.r[4] + 24, 8) & RFLAGS_RF, 0, "a double fault is no fault to return from");
+        // A benign one is replaced by what its delivery raises.
+        let mut m = Mock::long();
+        m.gate(13, sel::CODE, HANDLER, 0x8e, 0);
+        raise(&mut m, Exception::UD, 0x1000).unwrap();
+        assert_eq!((m.state.rip, m.ram.get(m.state.r[4], 8)), (HANDLER, 6 << 3 | 3));
+    }
+
+    #[test]
+    fn the_third_fault_is_shutdown() {
+        for first in [Exception::UD, Exception::GP0, Exception::pf(0, 5), Exception::df(0)] {
+            let mut m = Mock::long();
+            m.state.idt.limit = 0;
+            raise(&mut m, first, 0x1000).unwrap();
+            assert_eq!(m.left, [Leave::TripleFault]);
+            assert_eq!(m.state.rip, 0x1000);
+        }
+    }
+
+    #[test]
+    fn exceptions_combine_as_in_the_table() {
+        let v = |e: Option<Exception>| e.map(|e| e.vector);
+        let (pf, gp, ud) = (Exception::pf(0, 0), Exception::GP0, Exception::UD);
+        assert_eq!(v(combine(ud, gp)), Some(13));
+        assert_eq!(v(combine(ud, pf)), Some(14));
+        assert_eq!(v(combine(gp, ud)), Some(6));
+        assert_eq!(v(combine(gp, gp)), Some(8));
+        assert_eq!(v(combine(gp, pf)), Some(14));
+        assert_eq!(v(combine(pf, gp)), Some(8));
+        assert_eq!(v(combine(pf, pf)), Some(8));
+        assert_eq!(v(combine(Exception::df(0), pf)), None);
+        assert_eq!(v(combine(Exception::df(0), gp)), None);
+    }
+
+    #[test]
+    fn debug_conditions_go_to_dr6() {
+        let mut m = Mock::long();
+        m.gate(1, sel::CODE, HANDLER, 0x8e, 0);
+        m.state.dr6 |= 1;
+        raise(&mut m, super::super::debug::exception(super::super::debug::DR6_BS | 2), 0).unwrap();
+        assert_eq!(m.state.dr6, 0xffff_0ff0 | 1 << 14 | 2);
+        assert_eq!(IDT, m.state.idt.base);
     }
 }

@@ -179,3 +179,154 @@ pub(super) fn leave_to<E: Env + ?Sized>(
     }
     env.mode_changed();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::mock::{Mock, STACK, sel};
+    use super::*;
+    use crate::state::CodeMode;
+
+    /// Puts a frame of `size` words at the stack pointer.
+    fn frame(m: &mut Mock, size: usize, words: &[u64]) {
+        for (i, w) in words.iter().enumerate() {
+            let at = m.state.r[4] + (i * size) as u64;
+            m.ram.put(at, size, *w);
+        }
+    }
+
+    fn fault(r: Result<(), Stop>) -> Exception {
+        match r {
+            Err(Stop::Fault(e)) => e,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const FLAGS: u64 = RFLAGS_FIXED | RFLAGS_IF;
+
+    #[test]
+    fn to_ring_3_and_what_it_drops() {
+        let mut m = Mock::long();
+        m.state.seg[sreg::GS].base = 0x1234;
+        frame(&mut m, 8, &[0x401000, sel::USER_CODE.into(), FLAGS | RFLAGS_CF, 0x7fff_f000, sel::USER_DATA.into()]);
+        iret(&mut m, Size::B8).unwrap();
+        let s = &m.state;
+        assert_eq!((s.cpl, s.rip, s.r[4], s.mode), (3, 0x401000, 0x7fff_f000, CodeMode::Bits64));
+        assert_eq!((s.seg[sreg::CS].selector, s.seg[sreg::SS].selector), (sel::USER_CODE, sel::USER_DATA));
+        assert_eq!(s.rflags(), FLAGS | RFLAGS_CF);
+        assert!(s.seg[sreg::DS].has(Seg::UNUSABLE) && s.seg[sreg::GS].has(Seg::UNUSABLE));
+        assert_eq!(s.seg[sreg::GS].base, 0x1234);
+        assert!(m.left.contains(&Leave::Recheck), "interrupts are on again");
+    }
+
+    #[test]
+    fn to_compatibility_mode() {
+        let mut m = Mock::long();
+        let frame_of = [0xffff_ffff, sel::USER_CODE32.into(), FLAGS, 0x1_2345_6789, sel::USER_DATA.into()];
+        frame(&mut m, 8, &frame_of);
+        iret(&mut m, Size::B8).unwrap();
+        assert_eq!((m.state.mode, m.state.rip, m.state.r[4]), (CodeMode::Bits32, 0xffff_ffff, 0x2345_6789));
+        let mut m = Mock::long();
+        frame(&mut m, 8, &[0x1_0000_0000, sel::USER_CODE32.into(), FLAGS, 0, sel::USER_DATA.into()]);
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), Exception::GP0, "beyond the limit");
+    }
+
+    #[test]
+    fn in_64_bit_mode_the_stack_is_always_popped() {
+        let mut m = Mock::long();
+        frame(&mut m, 8, &[0x1000, sel::CODE.into(), RFLAGS_FIXED, 0x6000, 0]);
+        iret(&mut m, Size::B8).unwrap();
+        assert_eq!((m.state.r[4], m.state.seg[sreg::SS].selector), (0x6000, 0));
+        let mut m = Mock::long();
+        frame(&mut m, 8, &[0x1000, sel::USER_CODE.into(), RFLAGS_FIXED, 0x6000, 3]);
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), Exception::GP0, "ring 3 needs a stack segment");
+    }
+
+    #[test]
+    fn segments_are_checked() {
+        let cs = [
+            (0u16, Exception::GP0),
+            (sel::DATA, Exception::gp(0x10)),
+            (0x100, Exception::gp(0x100)),
+            (sel::USER_CODE & !3, Exception::gp(0x28)),
+            (sel::CODE | 3, Exception::gp(8)),
+        ];
+        for (selector, expected) in cs {
+            let mut m = Mock::long();
+            frame(&mut m, 8, &[0x1000, selector.into(), FLAGS, 0x6000, sel::DATA.into()]);
+            assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), expected, "CS {selector:#x}");
+        }
+        let mut m = Mock::long().user();
+        frame(&mut m, 8, &[0x1000, sel::CODE.into(), FLAGS, 0x6000, sel::DATA.into()]);
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), Exception::gp(8), "never inwards");
+        let ss = [
+            (sel::DATA, Exception::gp(0x10)),
+            (sel::USER_DATA & !3, Exception::gp(0x20)),
+            (sel::READ_ONLY | 3, Exception::gp(0x50)),
+        ];
+        for (selector, expected) in ss {
+            let mut m = Mock::long();
+            frame(&mut m, 8, &[0x1000, sel::USER_CODE.into(), FLAGS, 0x6000, selector.into()]);
+            assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), expected, "SS {selector:#x}");
+        }
+        let mut m = Mock::long();
+        frame(&mut m, 8, &[1 << 47, sel::USER_CODE.into(), FLAGS, 0x6000, sel::USER_DATA.into()]);
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), Exception::GP0, "RIP is not canonical");
+    }
+
+    #[test]
+    fn ring_3_keeps_its_iopl_and_if() {
+        let mut m = Mock::long().user();
+        frame(&mut m, 8, &[0x1000, sel::USER_CODE.into(), FLAGS | RFLAGS_IOPL | RFLAGS_VIP | RFLAGS_RF, 0x6000, sel::USER_DATA.into()]);
+        iret(&mut m, Size::B8).unwrap();
+        assert_eq!(m.state.rflags(), RFLAGS_FIXED | RFLAGS_RF);
+    }
+
+    #[test]
+    fn nested_task_is_no_return() {
+        let mut m = Mock::long();
+        m.state.sys_flags |= RFLAGS_NT;
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B8))), Exception::GP0);
+        let mut m = Mock::protected();
+        m.state.sys_flags |= RFLAGS_NT;
+        assert_eq!(m.attempt(|m| iret(m, Size::B4)), Err(Stop::Exit));
+    }
+
+    #[test]
+    fn nmis_are_unblocked_even_by_a_fault() {
+        for selector in [sel::CODE, sel::DATA] {
+            let mut m = Mock::long();
+            m.state.nmi_masked = true;
+            frame(&mut m, 8, &[0x1000, selector.into(), FLAGS, 0x6000, 0]);
+            let result = iret(&mut m, Size::B8);
+            assert_eq!(result.is_ok(), selector == sel::CODE);
+            assert!(!m.state.nmi_masked && m.left.contains(&Leave::Recheck));
+        }
+    }
+
+    #[test]
+    fn protected_mode_forms() {
+        let mut m = Mock::protected();
+        frame(&mut m, 4, &[0x1000, sel::CODE.into(), FLAGS]);
+        iret(&mut m, Size::B4).unwrap();
+        assert_eq!((m.state.rip, m.state.r[4], m.state.cpl), (0x1000, STACK + 12, 0));
+        frame(&mut m, 2, &[0x1000, sel::USER_CODE.into(), FLAGS, 0x5678, sel::USER_DATA.into()]);
+        iret(&mut m, Size::B2).unwrap();
+        assert_eq!((m.state.rip, m.state.r[4], m.state.cpl), (0x1000, 0x5678, 3));
+        let mut m = Mock::protected();
+        frame(&mut m, 4, &[0x1000, sel::CODE.into(), FLAGS | RFLAGS_VM]);
+        assert_eq!(m.attempt(|m| iret(m, Size::B4)), Err(Stop::Exit));
+        assert!(matches!(m.left[..], [Leave::Unsupported(_)]));
+    }
+
+    #[test]
+    fn real_mode_keeps_the_upper_flags() {
+        let mut m = Mock::new();
+        m.state.sys_flags |= RFLAGS_ID;
+        frame(&mut m, 2, &[0x1234, 0x2000, FLAGS]);
+        iret(&mut m, Size::B2).unwrap();
+        assert_eq!((m.state.rip, m.state.seg[sreg::CS].base, m.state.r[4]), (0x1234, 0x20000, 6));
+        assert_eq!(m.state.rflags(), FLAGS | RFLAGS_ID);
+        frame(&mut m, 4, &[0x1_0000, 0x2000, FLAGS]);
+        assert_eq!(fault(m.attempt(|m| iret(m, Size::B4))), Exception::GP0);
+    }
+}

@@ -116,7 +116,7 @@ impl Mock {
     }
 
     fn tables(&mut self, long: bool) {
-        let (code, user) = if long { (0x29b, 0x2fb) } else { (0xc9b, 0xcfb) };
+        let (code, user) = if long { (0xa9b, 0xafb) } else { (0xc9b, 0xcfb) };
         let list = [
             (sel::CODE, flat(code)),
             (sel::DATA, flat(0xc93)),
@@ -174,7 +174,7 @@ impl Mock {
         let long = self.state.long_mode();
         let s = &mut self.state;
         s.cpl = 3;
-        let attr = if long { 0x2fb } else { 0xcfb };
+        let attr = if long { 0xafb } else { 0xcfb };
         s.seg[sreg::CS] = Seg { base: 0, limit: u32::MAX, selector: sel::USER_CODE, attr };
         for seg in [sreg::SS, sreg::DS, sreg::ES] {
             s.seg[seg] = Seg { base: 0, limit: u32::MAX, selector: sel::USER_DATA, attr: 0xcf3 };
