@@ -6,11 +6,18 @@
 mod apic_bus;
 mod bytes;
 
+pub mod acpi_pm;
 pub mod apic;
 pub mod cpu_set;
+pub mod debug_exit;
+pub mod debug_port;
+pub mod i8042;
 pub mod ioapic;
 pub mod irqchip;
 pub mod message;
 pub mod pic;
 pub mod pit;
+pub mod pv_clock;
+pub mod pvpanic;
+pub mod rtc;
 pub mod uart;

@@ -342,3 +342,193 @@ impl Uart {
         self.modem_lines() | std::mem::take(&mut self.modem_deltas)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DATA: u16 = 0;
+    const IER: u16 = 1;
+    const IIR: u16 = 2;
+    const FCR: u16 = 2;
+    const LCR: u16 = 3;
+    const MCR: u16 = 4;
+    const LSR: u16 = 5;
+    const MSR: u16 = 6;
+    const SCR: u16 = 7;
+
+    /// FIFOs on, interrupts gated through.
+    fn ready(ier: u8) -> Uart {
+        let mut u = Uart::new();
+        u.write(FCR, 0x01);
+        u.write(MCR, mcr::OUT2);
+        u.write(IER, ier);
+        u
+    }
+
+    fn set_loopback(u: &mut Uart) {
+        u.write(MCR, mcr::LOOPBACK);
+        u.read(MSR);
+    }
+
+    #[test]
+    fn linux_detects_a_16550a() {
+        // The steps of autoconfig in Linux's 8250 driver.
+        let mut u = Uart::new();
+        u.write(IER, 0);
+        assert_eq!(u.read(IER), 0);
+        u.write(IER, 0xff);
+        assert_eq!(u.read(IER), 0x0f, "only four interrupts, no 16750 or XScale bits");
+        u.write(IER, 0);
+        u.write(MCR, mcr::LOOPBACK | mcr::OUT2 | mcr::RTS);
+        assert_eq!(u.read(MSR) & 0xf0, 0x90, "loopback");
+        u.write(MCR, 0);
+        u.write(LCR, 0xbf);
+        assert_eq!(u.read(IIR) & 0xc0, 0, "no enhanced feature register");
+        u.write(LCR, 0);
+        u.write(FCR, 0x01);
+        assert_eq!(u.read(IIR) >> 6, 3, "16550A");
+        u.write(FCR, 0x21);
+        assert_eq!(u.read(IIR) & 0xe0, 0xc0, "no 64-byte FIFO");
+        u.write(SCR, 0xae);
+        assert_eq!(u.read(SCR), 0xae);
+    }
+
+    #[test]
+    fn enabling_the_transmitter_interrupt_raises_it_each_time() {
+        // Linux's THRE and TXEN tests.
+        let mut u = ready(ier::THR_EMPTY);
+        assert!(u.irq());
+        assert_eq!(u.read(IIR), 0xc2);
+        assert_eq!(u.read(IIR), 0xc1, "reading the reason cleared it");
+        u.write(IER, ier::THR_EMPTY);
+        assert!(!u.irq(), "it was enabled already");
+        u.write(IER, 0);
+        u.write(IER, ier::THR_EMPTY);
+        assert_eq!(u.read(IIR), 0xc2);
+        assert_eq!(u.write(DATA, b'x'), Some(b'x'));
+        assert!(u.irq(), "the transmitter is empty again");
+    }
+
+    #[test]
+    fn a_higher_reason_hides_the_transmitter_and_does_not_clear_it() {
+        let mut u = ready(ier::ALL);
+        u.receive(b"a");
+        u.receive_break();
+        u.read(DATA);
+        assert_eq!(u.read(IIR), 0xc6, "break");
+        assert_eq!(u.read(LSR) & (lsr::BREAK | lsr::ERROR_IN_FIFO), lsr::BREAK | lsr::ERROR_IN_FIFO);
+        assert_eq!(u.read(LSR) & (lsr::BREAK | lsr::ERROR_IN_FIFO), 0);
+        assert_eq!(u.read(IIR), 0xc4);
+        u.read(DATA);
+        assert_eq!(u.read(IIR), 0xc2);
+        assert_eq!(u.read(IIR), 0xc1);
+    }
+
+    #[test]
+    fn trigger_level_and_timeout() {
+        let mut u = ready(ier::RECEIVED);
+        u.write(FCR, 0x81);
+        assert_eq!(u.receive(b"1234567"), 7);
+        assert_eq!(u.read(IIR), 0xcc, "fewer than eight: time-out");
+        u.receive(b"8");
+        assert_eq!(u.read(IIR), 0xc4);
+        for expected in b"12345678" {
+            assert!(u.irq());
+            assert_eq!(u.read(DATA), *expected);
+        }
+        assert!(!u.irq());
+        assert_eq!(u.read(DATA), b'8', "the last byte stays in the buffer");
+        assert_eq!(u.read(LSR), 0x60);
+    }
+
+    #[test]
+    fn the_fifo_takes_sixteen_and_the_buffer_one() {
+        let mut u = Uart::new();
+        assert_eq!(u.receive(&[7; 40]), 1);
+        u.write(FCR, 0x01);
+        assert_eq!(u.read(LSR) & lsr::DATA_READY, 0, "switching the FIFOs clears them");
+        assert_eq!(u.receive(&[7; 40]), 16);
+        assert_eq!((u.room(), u.receive(&[7])), (0, 0));
+        u.write(FCR, 0x03);
+        assert_eq!(u.room(), 16);
+        u.receive(&[7; 3]);
+        u.write(FCR, 0x00);
+        assert_eq!(u.read(LSR) & lsr::DATA_READY, 0);
+        assert_eq!(u.read(IIR), 0x01);
+    }
+
+    #[test]
+    fn loopback_receives_overruns_and_stays_inside() {
+        let mut u = ready(ier::LINE_STATUS);
+        set_loopback(&mut u);
+        for byte in 0..17 {
+            assert_eq!(u.write(DATA, byte), None);
+        }
+        assert_eq!(u.room(), 0, "the outside is cut off");
+        assert_eq!(u.read(IIR), 0xc6);
+        assert!(!u.irq(), "OUT2 is off in loopback");
+        assert_eq!(u.read(LSR), 0x63, "overrun");
+        assert_eq!(u.read(LSR), 0x61);
+        for byte in 0..16 {
+            assert_eq!(u.read(DATA), byte, "the FIFO kept what it had");
+        }
+        u.write(FCR, 0);
+        u.write(DATA, 1);
+        u.write(DATA, 2);
+        assert_eq!(u.read(DATA), 2, "the single buffer is overwritten");
+    }
+
+    #[test]
+    fn modem_status_deltas() {
+        let mut u = ready(ier::MODEM_STATUS);
+        assert_eq!(u.read(MSR), 0xb0);
+        set_loopback(&mut u);
+        u.write(MCR, mcr::LOOPBACK | mcr::OUT1);
+        assert_eq!(u.read(MSR), msr::RI, "a rising ring indicator is no event");
+        u.write(MCR, mcr::LOOPBACK | mcr::DTR);
+        assert_eq!(u.read(IIR), 0xc0);
+        assert_eq!(u.read(MSR), msr::DSR | 0x02 | msr::RI_DELTA);
+        assert_eq!(u.read(IIR), 0xc1);
+    }
+
+    #[test]
+    fn divisor_latch_and_out2() {
+        let mut u = ready(ier::RECEIVED);
+        u.write(LCR, 0x83);
+        u.write(0, 0x34);
+        u.write(1, 0x12);
+        assert_eq!((u.read(0), u.read(1), u.read(LCR)), (0x34, 0x12, 0x83));
+        u.write(LCR, 0x03);
+        assert_eq!(u.read(IER), ier::RECEIVED);
+        u.receive(b"x");
+        assert!(u.irq());
+        u.write(MCR, 0);
+        assert!(!u.irq());
+        assert_eq!(u.read(IIR), 0xc4, "the reason shows all the same");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_arrive_once_and_in_order(chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..20), 0..20_usize), 0..30)) {
+            let mut u = ready(ier::RECEIVED);
+            let (mut sent, mut got) = (vec![], vec![]);
+            for (chunk, reads) in chunks {
+                let accepted = u.receive(&chunk);
+                sent.extend_from_slice(&chunk[..accepted]);
+                for _ in 0..reads {
+                    if u.read(LSR) & lsr::DATA_READY != 0 {
+                        prop_assert!(u.irq());
+                        got.push(u.read(DATA));
+                    }
+                }
+            }
+            while u.read(LSR) & lsr::DATA_READY != 0 {
+                got.push(u.read(DATA));
+            }
+            prop_assert_eq!(got, sent);
+            prop_assert!(!u.irq());
+        }
+    }
+}
