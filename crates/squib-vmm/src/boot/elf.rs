@@ -5,7 +5,7 @@ use std::ops::Range;
 use object::elf;
 use object::endian::LittleEndian;
 use object::read::elf::{FileHeader, ProgramHeader};
-use squib_core::Result;
+use squib_core::{Error, ErrorCode, Result};
 
 use super::bytes::u32_at;
 use super::format_error;
@@ -59,8 +59,7 @@ pub(super) fn parse(image: &[u8]) -> Result<Executable<'_>> {
 }
 
 fn parse_class<H: FileHeader<Endian = LittleEndian>>(image: &[u8], machine: u16) -> Result<Executable<'_>> {
-    let bad = |e: object::Error| format_error(format!("the ELF file is malformed: {e}"));
-    let header = H::parse(image).map_err(bad)?;
+    let header = H::parse(image).map_err(malformed)?;
     let endian = header.endian().map_err(|_| format_error("the ELF file is not little-endian"))?;
     if header.e_machine(endian) != machine {
         return Err(format_error(format!(
@@ -80,11 +79,11 @@ fn parse_class<H: FileHeader<Endian = LittleEndian>>(image: &[u8], machine: u16)
         pvh_entry: None,
         segments: Vec::new(),
     };
-    for program_header in header.program_headers(endian, image).map_err(bad)? {
+    for program_header in header.program_headers(endian, image).map_err(malformed)? {
         match program_header.p_type(endian) {
             elf::PT_LOAD => executable.segments.extend(segment(program_header, endian, image)?),
             elf::PT_NOTE if executable.pvh_entry.is_none() => {
-                executable.pvh_entry = pvh_entry(program_header, endian, image).map_err(bad)?;
+                executable.pvh_entry = pvh_entry(program_header, endian, image)?;
             }
             _ => {}
         }
@@ -122,12 +121,16 @@ fn segment<'a, P: ProgramHeader>(
     Ok((memory_size > 0).then_some(Segment { addr, virtual_addr, bytes, zeros }))
 }
 
-/// The PVH entry among the notes of a NOTE header. Xen gives it as a 32-bit or 64-bit number.
-fn pvh_entry<P: ProgramHeader>(header: &P, endian: P::Endian, image: &[u8]) -> object::Result<Option<u64>> {
-    let Some(mut notes) = header.notes(endian, image)? else { return Ok(None) };
-    while let Some(note) = notes.next()? {
+/// The PVH entry among the notes of a NOTE header.
+fn pvh_entry<P: ProgramHeader>(header: &P, endian: P::Endian, image: &[u8]) -> Result<Option<u64>> {
+    let Some(mut notes) = header.notes(endian, image).map_err(malformed)? else { return Ok(None) };
+    while let Some(note) = notes.next().map_err(malformed)? {
         if note.name() == b"Xen" && note.n_type(endian) == XEN_ELFNOTE_PHYS32_ENTRY {
-            return Ok(u32_at(note.desc(), 0).map(u64::from));
+            // Xen takes a 32-bit or a 64-bit number, of which the low half counts.
+            let entry = u32_at(note.desc(), 0).map(u64::from);
+            return entry
+                .map(Some)
+                .ok_or_else(|| format_error("the kernel's PVH note is too short for an address"));
         }
     }
     Ok(None)
@@ -175,6 +178,10 @@ impl Executable<'_> {
     }
 }
 
-fn entry_outside(entry: u64) -> squib_core::Error {
+fn malformed(cause: object::Error) -> Error {
+    Error::with_source(ErrorCode::ImageFormat, "the ELF file is malformed", cause)
+}
+
+fn entry_outside(entry: u64) -> Error {
     format_error(format!("the kernel's entry {entry:#x} is in none of its segments"))
 }
