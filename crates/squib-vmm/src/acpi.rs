@@ -16,6 +16,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use squib_core::{GuestMemory, Result};
+use squib_devices::acpi_pm;
 
 use crate::boot::layout::FIRMWARE;
 use crate::platform;
@@ -77,7 +78,7 @@ fn dsdt() -> Sdt {
         device("PEVT", &"QEMU0001", platform::PVPANIC, 1, None),
     ];
     dsdt.append_slice(&bytes_of(&Scope::new("_SB_".into(), devices.iter().map(|d| d as &dyn Aml).collect())));
-    dsdt.append_slice(&bytes_of(&Name::new("_S5_".into(), &Package::new(vec![&platform::SLEEP_TYPE_S5]))));
+    dsdt.append_slice(&bytes_of(&Name::new("_S5_".into(), &Package::new(vec![&acpi_pm::SLEEP_TYPE_S5]))));
     dsdt
 }
 
@@ -103,7 +104,9 @@ fn device(name: &str, id: &dyn Aml, port: u16, count: u8, irq: Option<u32>) -> B
 }
 
 fn fadt(dsdt: u64) -> FADT {
-    let port = |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
+    let port = |offset: u16| {
+        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, (platform::ACPI_PM + offset).into())
+    };
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -113,10 +116,10 @@ fn fadt(dsdt: u64) -> FADT {
         .flag(Flags::SlpButton)
         .flag(Flags::ResetRegSup);
     fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA.into();
-    fadt.reset_reg = port(platform::RESET);
-    fadt.reset_value = platform::RESET_VALUE;
-    fadt.sleep_control_reg = port(platform::SLEEP_CONTROL);
-    fadt.sleep_status_reg = port(platform::SLEEP_STATUS);
+    fadt.reset_reg = port(acpi_pm::RESET);
+    fadt.reset_value = acpi_pm::RESET_VALUE;
+    fadt.sleep_control_reg = port(acpi_pm::SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(acpi_pm::SLEEP_STATUS);
     fadt.finalize()
 }
 

@@ -12,7 +12,7 @@ pub enum Action {
     PowerOff,
     /// The guest asked for a reset of the system.
     Reset,
-    /// The guest wrote this value to the debug-exit port: see [`Outcome::DebugExit`](crate::Outcome::DebugExit).
+    /// The guest ends the run with this status, by the debug-exit port.
     DebugExit(u32),
 }
 

@@ -7,12 +7,14 @@ use squib_core::{
     VmEntry, Waker,
 };
 
+use squib_devices::{acpi_pm, i8042, rtc, uart};
+
 use crate::boot::{self, BootInfo, BootSource};
 use crate::bus::{Bus, Target};
 use crate::console::{Console, ConsoleListener};
 use crate::device::{Device, Host};
 use crate::outcome::Outcome;
-use crate::ports::{DebugConsole, DebugExit, PowerControl, Pvpanic};
+use crate::ports::{CmosClock, DebugConsole, DebugExit, KeyboardController, PowerControl, Pvpanic};
 use crate::run::{Stop, Unclaimed, VcpuLoop};
 use crate::stats::{Stats, device_counts};
 use crate::vcpu::SharedVcpu;
@@ -214,18 +216,28 @@ impl Machine {
 }
 
 /// The ports of the board.
-fn ports(console: &Arc<Console>, pvpanic: &Arc<Pvpanic>, _clock: Arc<dyn Clock>) -> Result<Arc<Bus>> {
+fn ports(console: &Arc<Console>, pvpanic: &Arc<Pvpanic>, clock: Arc<dyn Clock>) -> Result<Arc<Bus>> {
     let bus = Bus::ports();
     let device = |name, port: u16, count, device: Arc<dyn Device>| {
         bus.map(name, port.into(), count, Target::Device(device))
     };
-    device("COM1", platform::COM1, 8, console.clone())?;
+    device("COM1", platform::COM1, uart::PORTS.into(), console.clone())?;
     for port in platform::DEBUG_CONSOLES {
         device("debug console", port, 1, Arc::new(DebugConsole(console.clone())))?;
     }
     device("debug exit", platform::DEBUG_EXIT, 4, Arc::new(DebugExit))?;
     device("pvpanic", platform::PVPANIC, 1, pvpanic.clone())?;
-    device("ACPI power control", platform::SLEEP_CONTROL, 3, Arc::new(PowerControl))?;
+    device(
+        "ACPI power control",
+        platform::ACPI_PM,
+        acpi_pm::PORTS.into(),
+        Arc::new(PowerControl::default()),
+    )?;
+    device("CMOS clock", platform::RTC, rtc::PORTS.into(), Arc::new(CmosClock::new(clock)))?;
+    let registers = Arc::new(Mutex::default());
+    for port in [i8042::PORT_DATA, i8042::PORT_COMMAND, i8042::PORT_SYSTEM_CONTROL] {
+        device("8042", port, 1, Arc::new(KeyboardController { registers: registers.clone(), port }))?;
+    }
     for (name, base, len) in platform::BACKEND_PORTS {
         bus.map(name, base, len, Target::Reserved)?;
     }

@@ -51,3 +51,43 @@ impl Watcher {
         self.line.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn watch(output: &[u8]) -> Milestones {
+        let mut watcher = Watcher::default();
+        let now = Cell::new(0);
+        for byte in output {
+            watcher.observe(*byte, || now.get());
+            now.set(now.get() + 1);
+        }
+        watcher.milestones()
+    }
+
+    #[test]
+    fn a_boot_is_followed() {
+        let seen =
+            watch(b"Linux\r\n[    0.9] Run /init as init process\r\nKernel panic - not syncing: x\r\n");
+        assert_eq!(seen.first_output_ns, Some(0));
+        assert_eq!(seen.userspace_ns, Some(43));
+        assert_eq!(seen.panic_ns, Some(74));
+    }
+
+    #[test]
+    fn only_the_first_of_each_counts() {
+        let once = watch(b"a as init process\n");
+        assert_eq!(watch(b"a as init process\nb as init process\n"), once);
+    }
+
+    #[test]
+    fn half_a_line_says_nothing_and_long_lines_are_bounded() {
+        assert_eq!(watch(b"Run /init as init process").userspace_ns, None);
+        let mut long = vec![b'x'; 100_000];
+        long.extend_from_slice(b" as init process\nRun /init as init process\n");
+        assert_eq!(watch(&long).userspace_ns, Some(100_000 + 17 + 25));
+        assert_eq!(watch(b""), Milestones::default());
+    }
+}

@@ -13,7 +13,7 @@ use crate::run::Stop;
 pub enum Outcome {
     /// The guest powered itself off.
     PowerOff,
-    /// The guest wrote this to the debug-exit port.
+    /// The guest wrote to the debug-exit port; the status is `(value << 1) | 1`.
     DebugExit(u32),
     /// The guest asked for a reset.
     Reset,
@@ -42,7 +42,7 @@ impl Outcome {
             Stop::PowerOff | Stop::Exit(VmExit::Shutdown) => Self::PowerOff,
             Stop::Reset | Stop::Exit(VmExit::Reset) if panicked => Self::KernelPanic,
             Stop::Reset | Stop::Exit(VmExit::Reset) => Self::Reset,
-            Stop::DebugExit(value) => Self::DebugExit(*value),
+            Stop::DebugExit(status) => Self::DebugExit(*status),
             Stop::Exit(VmExit::TripleFault) if panicked => Self::KernelPanic,
             Stop::Exit(VmExit::TripleFault) => Self::TripleFault,
             Stop::Halted { .. } | Stop::Exit(VmExit::Cancelled | VmExit::BudgetSpent | VmExit::Debug(_)) => {
@@ -57,7 +57,7 @@ impl Outcome {
         match self {
             Self::PowerOff => 0,
             // Only the low byte reaches the parent of a process.
-            Self::DebugExit(value) => (value << 1) as u8 | 1,
+            Self::DebugExit(status) => status as u8,
             Self::Reset => 10,
             Self::KernelPanic => 12,
             Self::TripleFault => 14,
@@ -100,5 +100,58 @@ pub const fn error_status(code: ErrorCode) -> u8 {
         ErrorCode::Timeout => Outcome::TimedOut.status(),
         ErrorCode::Aborted => Outcome::Aborted.status(),
         _ => Outcome::Failed.status(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDS: [Outcome; 7] = [
+        Outcome::PowerOff,
+        Outcome::Reset,
+        Outcome::KernelPanic,
+        Outcome::TripleFault,
+        Outcome::Failed,
+        Outcome::TimedOut,
+        Outcome::Aborted,
+    ];
+
+    #[test]
+    fn statuses_are_distinct_and_no_debug_exit() {
+        let mut all: Vec<u8> = ENDS.into_iter().map(Outcome::status).collect();
+        all.extend([STATUS_BAD_ARGUMENTS, STATUS_BACKEND_UNUSABLE]);
+        assert!(all.iter().all(|s| s.is_multiple_of(2)), "{all:?}");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), ENDS.len() + 2);
+        assert_eq!(Outcome::DebugExit(0x0100_0021).status(), 0x21);
+    }
+
+    #[test]
+    fn stops_and_what_they_mean() {
+        use squib_core::DebugInfo;
+        let of = |stop| Outcome::of(&stop, false);
+        assert_eq!(of(Stop::Exit(VmExit::Shutdown)), Some(Outcome::PowerOff));
+        assert_eq!(of(Stop::Exit(VmExit::Reset)), Some(Outcome::Reset));
+        assert_eq!(of(Stop::Exit(VmExit::TripleFault)), Some(Outcome::TripleFault));
+        assert_eq!(of(Stop::Exit(VmExit::InternalError(String::new()))), Some(Outcome::Failed));
+        assert_eq!(of(Stop::DebugExit(7)), Some(Outcome::DebugExit(7)));
+        assert_eq!(of(Stop::Halted { deadline_ns: None }), None);
+        for exit in [VmExit::Cancelled, VmExit::BudgetSpent, VmExit::Debug(DebugInfo::new(0, 0))] {
+            assert_eq!(of(Stop::Exit(exit)), None);
+        }
+        for stop in [Stop::Reset, Stop::Exit(VmExit::Reset), Stop::Exit(VmExit::TripleFault)] {
+            assert_eq!(Outcome::of(&stop, true), Some(Outcome::KernelPanic));
+        }
+        assert_eq!(Outcome::of(&Stop::PowerOff, true), Some(Outcome::PowerOff));
+    }
+
+    #[test]
+    fn errors_have_the_status_of_their_kind() {
+        assert_eq!(error_status(ErrorCode::BackendUnusable), STATUS_BACKEND_UNUSABLE);
+        assert_eq!(error_status(ErrorCode::MemorySize), STATUS_BAD_ARGUMENTS);
+        assert_eq!(error_status(ErrorCode::Timeout), Outcome::TimedOut.status());
+        assert_eq!(error_status(ErrorCode::Hypervisor), Outcome::Failed.status());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | ports           | interrupt | what                                                             |
 //! |-----------------|-----------|------------------------------------------------------------------|
-//! | `0x60`, `0x64`  |           | 8042 keyboard controller, for its reset line                     |
+//! | `0x60`, `0x64`, `0x92` |    | 8042 keyboard controller, for its reset line                     |
 //! | `0x70`–`0x71`   |           | CMOS clock, without its alarm                                    |
 //! | `0xe9`, `0x402` |           | debug console: what is written appears on the console            |
 //! | `0xf4`–`0xf7`   |           | debug exit                                                       |
@@ -25,8 +25,11 @@
 use std::ops::Range;
 
 use squib_core::memory::LOW_RAM_END;
+pub use squib_devices::debug_exit::PORT as DEBUG_EXIT;
+use squib_devices::debug_port::{PORT_BOCHS, PORT_FIRMWARE};
+pub use squib_devices::pvpanic::PORT as PVPANIC;
 
-/// First port and interrupt line of the console's UART.
+/// First port of the console's UART.
 pub const COM1: u16 = 0x3f8;
 /// COM1's interrupt line.
 pub const COM1_IRQ: u32 = 4;
@@ -34,26 +37,10 @@ pub const COM1_IRQ: u32 = 4;
 pub const BOARD_IRQS: [u32; 3] = [0, 2, COM1_IRQ];
 /// CMOS index port; the data port follows.
 pub const RTC: u16 = 0x70;
-/// Data port of the keyboard controller.
-pub const I8042_DATA: u16 = 0x60;
-/// Command and status port of the keyboard controller.
-pub const I8042_COMMAND: u16 = 0x64;
-/// Debug consoles: Bochs' and SeaBIOS'.
-pub const DEBUG_CONSOLES: [u16; 2] = [0xe9, 0x402];
-/// A write of v ends the run with status `(v << 1) | 1`.
-pub const DEBUG_EXIT: u16 = 0xf4;
-/// The guest's kernel reports a panic here.
-pub const PVPANIC: u16 = 0x505;
-/// ACPI sleep control register.
-pub const SLEEP_CONTROL: u16 = 0x600;
-/// ACPI sleep status register.
-pub const SLEEP_STATUS: u16 = 0x601;
-/// ACPI reset register.
-pub const RESET: u16 = 0x602;
-/// What the guest writes to [`RESET`].
-pub const RESET_VALUE: u8 = 1;
-/// The sleep type that means power-off; the guest learns it from `_S5`.
-pub const SLEEP_TYPE_S5: u8 = 5;
+/// Debug consoles.
+pub const DEBUG_CONSOLES: [u16; 2] = [PORT_BOCHS, PORT_FIRMWARE];
+/// ACPI sleep control, sleep status and reset register.
+pub const ACPI_PM: u16 = 0x600;
 
 /// Where an embedder's memory-mapped devices go.
 pub const DEVICE_WINDOW: Range<u64> = LOW_RAM_END..IO_APIC;

@@ -1,23 +1,35 @@
-//! The board's smallest devices: ports without a register model worth the name.
+//! The board's smaller devices at ports: their register models, and what comes of a write.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use squib_core::Result;
+use squib_core::{Clock, Result};
+use squib_devices::acpi_pm::{AcpiPm, PowerAction};
+use squib_devices::i8042::{I8042, I8042Action};
+use squib_devices::pvpanic::PanicEvent;
+use squib_devices::rtc::Rtc;
+use squib_devices::{debug_exit, debug_port, pvpanic};
 
 use crate::console::Console;
 use crate::device::{Action, Device, bytes_from, each_byte};
-use crate::platform;
 
-/// What a read of Bochs' debug console gives, by which software sees that it is there.
-const DEBUG_CONSOLE_HERE: u64 = 0xe9;
+/// A thread that panicked leaves registers as sound as any guest could.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first of the actions, if any, that the bytes of a write call for.
+fn first(actions: impl Iterator<Item = Option<Action>>) -> Result<Action> {
+    // Every byte is written, whatever comes of the first.
+    Ok(actions.fold(None, Option::or).unwrap_or(Action::Continue))
+}
 
 /// A debug console: a byte written appears on the console, without any handshake.
 pub(crate) struct DebugConsole(pub(crate) Arc<Console>);
 
 impl Device for DebugConsole {
     fn read(&self, _: u64, _: u8) -> Result<u64> {
-        Ok(DEBUG_CONSOLE_HERE)
+        Ok(debug_port::PRESENT.into())
     }
 
     fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
@@ -35,61 +47,99 @@ impl Device for DebugExit {
     }
 
     fn write(&self, _: u64, _: u8, value: u64) -> Result<Action> {
-        // A port is at most 4 bytes wide.
-        Ok(Action::DebugExit(value as u32))
+        Ok(Action::DebugExit(debug_exit::status(&value.to_le_bytes())))
     }
 }
 
-/// SLP_EN of the sleep control register (ACPI 6.5, table 4.20). The sleep type is in bits 4:2.
-const SLEEP_ENABLE: u8 = 1 << 5;
-
-/// ACPI sleep control, sleep status and reset register, a byte each.
-pub(crate) struct PowerControl;
+/// ACPI sleep and reset registers.
+#[derive(Default)]
+pub(crate) struct PowerControl(Mutex<AcpiPm>);
 
 impl Device for PowerControl {
-    fn read(&self, _: u64, _: u8) -> Result<u64> {
-        Ok(0)
+    fn read(&self, offset: u64, width: u8) -> Result<u64> {
+        let registers = lock(&self.0);
+        Ok(bytes_from(offset, width, |at| registers.read(at as u16)))
     }
 
     fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
-        const CONTROL: u64 = 0;
-        const RESET: u64 = (platform::RESET - platform::SLEEP_CONTROL) as u64;
-        let power_off = SLEEP_ENABLE | platform::SLEEP_TYPE_S5 << 2;
-        Ok(each_byte(offset, width, value)
-            .find_map(|write| match write {
-                (CONTROL, value) if value & 0x3c == power_off => Some(Action::PowerOff),
-                (RESET, platform::RESET_VALUE) => Some(Action::Reset),
-                _ => None,
+        let mut registers = lock(&self.0);
+        first(each_byte(offset, width, value).map(|(at, byte)| {
+            registers.write(at as u16, byte).map(|action| match action {
+                PowerAction::PowerOff => Action::PowerOff,
+                PowerAction::Reset => Action::Reset,
             })
-            .unwrap_or(Action::Continue))
+        }))
     }
 }
 
-/// pvpanic (QEMU, docs/specs/pvpanic): the guest's kernel says that it has panicked.
-#[derive(Default)]
-pub(crate) struct Pvpanic {
-    panicked: AtomicBool,
+/// One port of the keyboard controller. Nothing is plugged in, so what remains is the reset line; address line 20 is
+/// always open.
+pub(crate) struct KeyboardController {
+    pub(crate) registers: Arc<Mutex<I8042>>,
+    pub(crate) port: u16,
 }
 
-/// The guest panicked and is about to reset or to hang.
-const PANICKED: u8 = 1 << 0;
-/// The guest panicked and is about to run its crash kernel.
-const CRASH_LOADED: u8 = 1 << 1;
+impl Device for KeyboardController {
+    fn read(&self, _: u64, _: u8) -> Result<u64> {
+        Ok(lock(&self.registers).read(self.port).into())
+    }
+
+    fn write(&self, _: u64, _: u8, value: u64) -> Result<Action> {
+        Ok(match lock(&self.registers).write(self.port, value as u8) {
+            Some(I8042Action::Reset) => Action::Reset,
+            Some(I8042Action::A20(_)) | None => Action::Continue,
+        })
+    }
+}
+
+/// The CMOS clock. Its alarm is not wired: Linux keeps its own time, and reads this clock once.
+pub(crate) struct CmosClock {
+    clock: Arc<dyn Clock>,
+    registers: Mutex<Rtc>,
+}
+
+impl CmosClock {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        let registers = Mutex::new(Rtc::new(clock.now_ns(), clock.unix_ns()));
+        Self { clock, registers }
+    }
+}
+
+impl Device for CmosClock {
+    fn read(&self, offset: u64, width: u8) -> Result<u64> {
+        let mut registers = lock(&self.registers);
+        Ok(bytes_from(offset, width, |at| registers.read(at as u16, self.clock.now_ns())))
+    }
+
+    fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
+        let mut registers = lock(&self.registers);
+        each_byte(offset, width, value)
+            .for_each(|(at, byte)| registers.write(at as u16, byte, self.clock.now_ns()));
+        Ok(Action::Continue)
+    }
+}
+
+/// pvpanic: remembers that the guest's kernel has panicked.
+#[derive(Default)]
+pub(crate) struct Pvpanic(AtomicBool);
 
 impl Pvpanic {
     pub(crate) fn panicked(&self) -> bool {
-        self.panicked.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 impl Device for Pvpanic {
-    fn read(&self, offset: u64, width: u8) -> Result<u64> {
-        Ok(bytes_from(offset, width, |_| PANICKED | CRASH_LOADED))
+    fn read(&self, _: u64, _: u8) -> Result<u64> {
+        Ok(pvpanic::SUPPORTED.into())
     }
 
     fn write(&self, _: u64, _: u8, value: u64) -> Result<Action> {
-        if value & u64::from(PANICKED) != 0 {
-            self.panicked.store(true, Ordering::Relaxed);
+        match pvpanic::event(value as u8) {
+            // The reset comes later, or never; what `panic=` on the kernel's command line says.
+            Some(PanicEvent::Panicked) => self.0.store(true, Ordering::Relaxed),
+            Some(PanicEvent::Shutdown) => return Ok(Action::PowerOff),
+            Some(PanicEvent::CrashLoaded) | None => {}
         }
         Ok(Action::Continue)
     }

@@ -19,7 +19,7 @@ pub enum Stop {
     PowerOff,
     /// A device says that the guest asked for a reset.
     Reset,
-    /// The guest wrote this to the debug-exit port.
+    /// The guest ended the run with this status, by the debug-exit port.
     DebugExit(u32),
     /// The guest waits for an interrupt, and the [`Host`] cannot. Run again when woken, or when the VM's
     /// clock comes to the deadline.
@@ -168,7 +168,7 @@ fn access(bus: &mut Lookup, host: &mut dyn Host, addr: u64, write: bool, data: &
             Ok(Action::Continue) => Next::Enter(VmEntry::Resume),
             Ok(Action::PowerOff) => Next::End(Ok(Stop::PowerOff)),
             Ok(Action::Reset) => Next::End(Ok(Stop::Reset)),
-            Ok(Action::DebugExit(value)) => Next::End(Ok(Stop::DebugExit(value))),
+            Ok(Action::DebugExit(status)) => Next::End(Ok(Stop::DebugExit(status))),
             Err(error) => Next::End(Err(error)),
         };
     }
