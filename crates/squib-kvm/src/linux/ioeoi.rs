@@ -1,0 +1,89 @@
+//! End-of-interrupt exits for an I/O APIC outside of the kernel.
+//!
+//! With a split irqchip KVM exits at the end of an interrupt only for vectors that it finds as
+//! level-triggered in its routing table (KVM API, 7.5 `KVM_CAP_SPLIT_IRQCHIP`). An I/O APIC sends its
+//! interrupts as messages, so the level-triggered ones that pass by are what belongs into that table.
+
+use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
+use kvm_ioctls::VmFd;
+use squib_core::Result;
+
+use super::errors::failed;
+
+/// Pins of the I/O APIC, the routes that KVM scans.
+pub(super) const IOAPIC_PINS: usize = 24;
+
+/// Message data, bit 15: level-triggered (Intel SDM vol. 3, 11.11.2).
+const LEVEL_TRIGGERED: u32 = 1 << 15;
+
+/// The messages whose ends KVM reports: the last [`IOAPIC_PINS`] different ones.
+#[derive(Default)]
+pub(super) struct LevelMessages {
+    messages: Vec<(u64, u32)>,
+    oldest: usize,
+}
+
+/// Whether the end of this message's interrupt must be reported.
+pub(super) fn is_level_triggered(data: u32) -> bool {
+    data & LEVEL_TRIGGERED != 0
+}
+
+impl LevelMessages {
+    /// Makes KVM report the end of this message's interrupt.
+    pub(super) fn report(&mut self, vm: &VmFd, address: u64, data: u32) -> Result<()> {
+        if self.add((address, data)) {
+            vm.set_gsi_routing(&self.routing()?).map_err(|e| failed("KVM_SET_GSI_ROUTING", e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the message is new.
+    fn add(&mut self, message: (u64, u32)) -> bool {
+        if self.messages.contains(&message) {
+            return false;
+        }
+        if self.messages.len() < IOAPIC_PINS {
+            self.messages.push(message);
+        } else {
+            self.messages[self.oldest] = message;
+            self.oldest = (self.oldest + 1) % IOAPIC_PINS;
+        }
+        true
+    }
+
+    fn routing(&self) -> Result<KvmIrqRouting> {
+        let entries: Vec<_> = (0..)
+            .zip(&self.messages)
+            .map(|(gsi, &(address, data))| {
+                let mut entry =
+                    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+                entry.u.msi.address_lo = address as u32;
+                entry.u.msi.address_hi = (address >> 32) as u32;
+                entry.u.msi.data = data;
+                entry
+            })
+            .collect();
+        KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| squib_core::Error::new(squib_core::ErrorCode::Internal, "too many interrupt routes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_keeps_the_newest_messages() {
+        let mut table = LevelMessages::default();
+        assert!((0..30).all(|n| table.add((0xfee0_0000, n))));
+        assert!(!table.add((0xfee0_0000, 29)));
+        assert!(table.add((0xfee0_0000, 0)), "the oldest was forgotten");
+        assert_eq!(table.messages.len(), IOAPIC_PINS);
+        assert_eq!(table.routing().unwrap().as_slice().len(), IOAPIC_PINS);
+    }
+
+    #[test]
+    fn trigger_mode_is_bit_15() {
+        assert!(is_level_triggered(0x8041) && !is_level_triggered(0x4041));
+    }
+}

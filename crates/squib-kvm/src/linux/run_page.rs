@@ -1,0 +1,223 @@
+//! The page that a vCPU shares with the kernel: `struct kvm_run` (KVM API, 5).
+//!
+//! The kernel writes it while the vCPU's thread is inside `KVM_RUN`, and cancelling threads write one byte of
+//! it. It is therefore never borrowed: fields are copied in and out through a raw pointer.
+#![allow(unsafe_code, reason = "memory that is mapped from, and shared with, the kernel")]
+
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU8;
+use std::{io, mem};
+
+use kvm_bindings::*;
+use squib_core::{Error, ErrorCode, ExitData, Result};
+
+/// A vCPU's mapped `kvm_run` with what follows it.
+pub(super) struct RunPage {
+    start: NonNull<kvm_run>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value and is not tied to a thread.
+unsafe impl Send for RunPage {}
+
+/// Copies a field out of the page.
+macro_rules! get {
+    ($page:expr, $($field:tt)+) => {
+        // SAFETY: the mapping holds a whole `kvm_run`, which is made of integers only, so that every bit
+        // pattern is a value of every member of its union.
+        unsafe { (&raw const (*$page.start.as_ptr()).$($field)+).read() }
+    };
+}
+
+/// Copies a value into a field of the page.
+macro_rules! set {
+    ($page:expr, $value:expr, $($field:tt)+) => {
+        // SAFETY: as in `get`; the kernel reads the page only inside of `KVM_RUN`, which needs the vCPU
+        // exclusively.
+        unsafe { (&raw mut (*$page.start.as_ptr()).$($field)+).write($value) }
+    };
+}
+
+macro_rules! members {
+    ($($name:ident: $type:ident,)*) => {
+        $(#[doc = concat!("The union's member `", stringify!($name), "`.")]
+        pub(super) fn $name(&self) -> $type {
+            get!(self, __bindgen_anon_1.$name)
+        })*
+    };
+}
+
+pub(super) type Io = kvm_run__bindgen_ty_1__bindgen_ty_4;
+pub(super) type Mmio = kvm_run__bindgen_ty_1__bindgen_ty_6;
+pub(super) type Hardware = kvm_run__bindgen_ty_1__bindgen_ty_1;
+pub(super) type FailEntry = kvm_run__bindgen_ty_1__bindgen_ty_2;
+pub(super) type Debug = kvm_run__bindgen_ty_1__bindgen_ty_5;
+pub(super) type Hypercall = kvm_run__bindgen_ty_1__bindgen_ty_8;
+pub(super) type Internal = kvm_run__bindgen_ty_1__bindgen_ty_13;
+pub(super) type SystemEvent = kvm_run__bindgen_ty_1__bindgen_ty_19;
+pub(super) type Eoi = kvm_run__bindgen_ty_1__bindgen_ty_21;
+pub(super) type Msr = kvm_run__bindgen_ty_1__bindgen_ty_23;
+pub(super) type MemoryFault = kvm_run__bindgen_ty_1__bindgen_ty_27;
+
+impl RunPage {
+    members! {
+        io: Io,
+        mmio: Mmio,
+        hw: Hardware,
+        fail_entry: FailEntry,
+        debug: Debug,
+        hypercall: Hypercall,
+        internal: Internal,
+        system_event: SystemEvent,
+        eoi: Eoi,
+        msr: Msr,
+        memory_fault: MemoryFault,
+    }
+
+    /// Maps `len` bytes of `vcpu`'s run page, as many as `KVM_GET_VCPU_MMAP_SIZE` says.
+    pub(super) fn map(vcpu: &impl std::os::fd::AsRawFd, len: usize) -> Result<Self> {
+        Self::mmap(len, libc::MAP_SHARED, vcpu.as_raw_fd())
+    }
+
+    fn mmap(len: usize, flags: libc::c_int, fd: libc::c_int) -> Result<Self> {
+        if len < size_of::<kvm_run>() {
+            return Err(Error::new(
+                ErrorCode::Hypervisor,
+                format!("KVM's run page of {len} bytes is shorter than its structure"),
+            ));
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
+        let start = unsafe { libc::mmap(null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        if start == libc::MAP_FAILED {
+            let cause = io::Error::last_os_error();
+            return Err(Error::with_source(ErrorCode::OutOfMemory, "KVM's run page cannot be mapped", cause));
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| {
+            Error::new(
+                ErrorCode::Hypervisor,
+                "KVM's run page was mapped at address zero, which squib cannot use",
+            )
+        })?;
+        Ok(Self { start, len })
+    }
+
+    /// Why the last `KVM_RUN` returned: `KVM_EXIT_…`.
+    #[inline]
+    pub(super) fn exit_reason(&self) -> u32 {
+        get!(self, exit_reason)
+    }
+
+    /// How many words a system event says that it has, and the words.
+    pub(super) fn system_event_words(&self) -> (u32, [u64; 16]) {
+        (self.system_event().ndata, get!(self, __bindgen_anon_1.system_event.__bindgen_anon_1.data))
+    }
+
+    /// Whether the guest could take an external interrupt when it exited. Without a local APIC in the kernel.
+    pub(super) fn takes_interrupts(&self) -> bool {
+        get!(self, ready_for_interrupt_injection) != 0 && get!(self, if_flag) != 0
+    }
+
+    /// Notes that something has changed since the exit, so that the guest may not take an interrupt any more.
+    pub(super) fn distrust_interrupt_window(&mut self) {
+        set!(self, 0, ready_for_interrupt_injection);
+    }
+
+    /// Whether `KVM_RUN` shall return when the guest can take an external interrupt.
+    pub(super) fn set_request_interrupt_window(&mut self, wanted: bool) {
+        set!(self, u8::from(wanted), request_interrupt_window);
+    }
+
+    pub(super) fn request_interrupt_window(&self) -> bool {
+        get!(self, request_interrupt_window) != 0
+    }
+
+    /// CR8 at the next entry of a vCPU without local APIC; the kernel takes it from here.
+    pub(super) fn set_cr8(&mut self, value: u64) {
+        set!(self, value, cr8);
+    }
+
+    /// The byte that makes `KVM_RUN` finish the last access and return `EINTR`.
+    pub(super) fn immediate_exit(&self) -> NonNull<AtomicU8> {
+        // SAFETY: the field lies inside of the mapping.
+        let field = unsafe { &raw mut (*self.start.as_ptr()).immediate_exit };
+        // SAFETY: a pointer into a mapping that does not start at zero is not null.
+        unsafe { NonNull::new_unchecked(field.cast()) }
+    }
+
+    /// Answers a memory-mapped read.
+    pub(super) fn set_mmio_data(&mut self, bytes: &[u8]) {
+        let mut data = self.mmio().data;
+        let len = bytes.len().min(data.len());
+        data[..len].copy_from_slice(&bytes[..len]);
+        set!(self, data, __bindgen_anon_1.mmio.data);
+    }
+
+    /// Answers a hypercall.
+    pub(super) fn set_hypercall_return(&mut self, value: u64) {
+        set!(self, value, __bindgen_anon_1.hypercall.ret);
+    }
+
+    /// Answers an MSR access: the value read, or with `None` a general-protection fault.
+    pub(super) fn set_msr_answer(&mut self, value: Option<u64>) {
+        set!(self, u8::from(value.is_none()), __bindgen_anon_1.msr.error);
+        if let Some(value) = value {
+            set!(self, value, __bindgen_anon_1.msr.data);
+        }
+    }
+
+    /// Whether `len` bytes at `offset` lie in the page.
+    pub(super) fn holds(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len as u64)
+    }
+
+    /// Up to 4 bytes of port data at `offset`, a place that [`holds`](Self::holds) them.
+    #[inline]
+    pub(super) fn port_data(&self, offset: usize, size: usize) -> ExitData {
+        let mut bytes = [0; 4];
+        let size = size.min(bytes.len());
+        if self.holds(offset as u64, size as u64) {
+            // SAFETY: the source was checked just now, and `size` is at most the destination's length.
+            unsafe {
+                self.start.as_ptr().cast::<u8>().add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), size);
+            }
+        }
+        ExitData::from_slice(&bytes[..size])
+    }
+
+    /// Answers a port read: writes `bytes` at `offset`.
+    pub(super) fn set_port_data(&mut self, offset: usize, bytes: &[u8]) {
+        if self.holds(offset as u64, bytes.len() as u64) {
+            // SAFETY: the destination was checked just now, and no slice borrows the mapping.
+            unsafe {
+                bytes
+                    .as_ptr()
+                    .copy_to_nonoverlapping(self.start.as_ptr().cast::<u8>().add(offset), bytes.len());
+            }
+        }
+    }
+}
+
+impl Drop for RunPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `mmap` with this length and is not used after this.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+const _: () = assert!(mem::offset_of!(kvm_run, exit_reason) == 8, "the kernel's layout of struct kvm_run");
+
+#[cfg(test)]
+impl RunPage {
+    /// A page of nobody's, to be filled by a test as the kernel would fill it.
+    pub(super) fn blank() -> Self {
+        Self::mmap(3 * 4096, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).unwrap()
+    }
+
+    /// Writes an exit into it.
+    pub(super) fn exit(&mut self, reason: u32, fill: impl FnOnce(&mut kvm_run__bindgen_ty_1)) {
+        let mut payload = kvm_run__bindgen_ty_1 { padding: [0; 256] };
+        fill(&mut payload);
+        set!(self, reason, exit_reason);
+        set!(self, payload, __bindgen_anon_1);
+    }
+}

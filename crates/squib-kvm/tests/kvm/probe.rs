@@ -1,0 +1,30 @@
+//! The probe, and its verdict.
+
+use std::time::{Duration, Instant};
+
+use squib_kvm::{Step, probe};
+
+use crate::harness::backend;
+
+#[test]
+fn the_probe_is_quick_and_gives_its_reason() {
+    let usable = backend().is_some();
+    let start = Instant::now();
+    let report = probe();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(report.opens.works(), usable);
+    assert!(!report.reason.is_empty());
+    if !usable {
+        assert!(!report.runs_guests_at_speed);
+        return;
+    }
+    assert_eq!(report.api_version, Some(12));
+    assert!(report.capabilities.iter().any(|(name, value)| *name == "IMMEDIATE_EXIT" && *value != 0));
+    assert_eq!(report.creates_vm, Step::Works);
+    assert_eq!(report.real_mode, Step::Works);
+    assert_eq!(report.long_mode, Step::Works);
+    let mips = report.ring0_mips.expect("a speed");
+    assert!(mips > 0.01, "{mips}");
+    // A KVM without hardware under it interprets ring 0 and knows no SSE; one with hardware does neither.
+    assert_eq!(report.runs_guests_at_speed, report.sse.works() && mips >= 50.0, "{report:?}");
+}
