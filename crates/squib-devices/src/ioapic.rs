@@ -165,3 +165,191 @@ impl Ioapic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Rig {
+        ioapic: Ioapic,
+        sent: Vec<InterruptMessage>,
+        refuse: bool,
+    }
+
+    impl Rig {
+        fn write(&mut self, offset: u64, data: &[u8]) {
+            let (sent, accepts) = (&mut self.sent, !self.refuse);
+            self.ioapic.mmio_write(offset, data, &mut |message| {
+                sent.push(message);
+                accepts
+            });
+        }
+
+        fn set(&mut self, index: u8, value: u32) {
+            self.write(SELECT, &[index]);
+            self.write(WINDOW, &value.to_le_bytes());
+        }
+
+        fn get(&mut self, index: u8) -> u32 {
+            self.write(SELECT, &[index]);
+            let mut data = [0; 4];
+            self.ioapic.mmio_read(WINDOW, &mut data);
+            u32::from_le_bytes(data)
+        }
+
+        fn redirect(&mut self, pin: u8, entry: u32) {
+            self.set(0x10 + 2 * pin, entry);
+        }
+
+        fn line(&mut self, pin: u32, asserted: bool) {
+            let (sent, accepts) = (&mut self.sent, !self.refuse);
+            self.ioapic.set_line(pin, asserted, &mut |message| {
+                sent.push(message);
+                accepts
+            });
+        }
+
+        fn eoi(&mut self, vector: u8) {
+            self.write(EOI, &[vector, 0, 0, 0]);
+        }
+
+        /// Vectors sent since the last call.
+        fn vectors(&mut self) -> Vec<u8> {
+            std::mem::take(&mut self.sent).iter().map(|m| m.vector).collect()
+        }
+    }
+
+    #[test]
+    fn registers() {
+        let mut rig = Rig::default();
+        assert_eq!(rig.get(INDEX_VERSION), 0x0017_0020);
+        rig.set(INDEX_ID, 0xff00_0000);
+        assert_eq!((rig.get(INDEX_ID), rig.get(INDEX_ARBITRATION)), (0x0f00_0000, 0x0f00_0000));
+        for pin in 0..24 {
+            assert_eq!(rig.get(0x10 + 2 * pin), 0x1_0000);
+            rig.set(0x11 + 2 * pin, u32::MAX);
+            assert_eq!(rig.get(0x11 + 2 * pin), 0xff00_0000);
+        }
+        rig.redirect(3, u32::MAX);
+        assert_eq!(rig.get(0x16), 0x1_afff, "status bits are read-only");
+        for index in [3, 0xf, 0x40, 0xff] {
+            rig.set(index, u32::MAX);
+            assert_eq!(rig.get(index), 0);
+        }
+        let mut data = [9; 8];
+        rig.ioapic.mmio_read(SELECT, &mut data);
+        assert_eq!(data, [0xff, 0, 0, 0, 0, 0, 0, 0]);
+        rig.ioapic.mmio_read(0x20, &mut data);
+        assert_eq!(data, [0; 8]);
+    }
+
+    #[test]
+    fn the_message_is_the_entry() {
+        let mut rig = Rig::default();
+        rig.set(0x11 + 2 * 5, 0x0300_0000);
+        rig.redirect(5, 0x0971);
+        rig.line(5, true);
+        assert_eq!(
+            rig.sent,
+            [InterruptMessage {
+                destination: Destination::Logical(3),
+                delivery: DeliveryMode::LowestPriority,
+                vector: 0x71,
+                trigger: TriggerMode::Edge,
+            }]
+        );
+    }
+
+    #[test]
+    fn an_edge_is_sent_once_and_lost_while_masked() {
+        let mut rig = Rig::default();
+        rig.line(4, true);
+        rig.redirect(4, 0x41);
+        assert_eq!(rig.vectors(), [], "came while masked");
+        rig.line(4, true);
+        assert_eq!(rig.vectors(), [], "no new edge");
+        rig.line(4, false);
+        rig.line(4, true);
+        assert_eq!(rig.vectors(), [0x41]);
+        rig.eoi(0x41);
+        assert_eq!(rig.vectors(), []);
+    }
+
+    #[test]
+    fn a_level_is_sent_until_it_is_served() {
+        let mut rig = Rig::default();
+        rig.redirect(9, 0x1_8049);
+        rig.line(9, true);
+        assert_eq!(rig.vectors(), []);
+        rig.redirect(9, 0x8049);
+        assert_eq!(rig.vectors(), [0x49], "unmasked while asserted");
+        rig.line(9, true);
+        assert_eq!(rig.vectors(), [], "remote IRR is set");
+        rig.eoi(0x48);
+        assert_eq!(rig.vectors(), []);
+        rig.eoi(0x49);
+        assert_eq!(rig.vectors(), [0x49]);
+        rig.line(9, false);
+        rig.eoi(0x49);
+        assert_eq!((rig.vectors(), rig.get(0x22)), (vec![], 0x8049));
+    }
+
+    #[test]
+    fn pins_that_share_a_vector_are_all_served() {
+        let mut rig = Rig::default();
+        for pin in [20, 21] {
+            rig.redirect(pin, 0x8060);
+            rig.line(pin.into(), true);
+        }
+        assert_eq!(rig.vectors(), [0x60, 0x60]);
+        rig.line(20, false);
+        rig.eoi(0x60);
+        assert_eq!(rig.vectors(), [0x60]);
+    }
+
+    #[test]
+    fn an_entry_that_becomes_edge_triggered_forgets_its_remote_irr() {
+        let mut rig = Rig::default();
+        rig.redirect(9, 0x8049);
+        rig.line(9, true);
+        assert_eq!(rig.get(0x22), 0xc049);
+        rig.redirect(9, 0x1_0049);
+        rig.redirect(9, 0x8049);
+        assert_eq!(rig.vectors(), [0x49, 0x49]);
+    }
+
+    #[test]
+    fn what_nobody_accepts_stays_to_be_sent() {
+        let mut rig = Rig { refuse: true, ..Rig::default() };
+        rig.redirect(9, 0x8049);
+        rig.line(9, true);
+        assert_eq!(rig.get(0x22), 0x8049);
+        rig.refuse = false;
+        rig.redirect(9, 0x8049);
+        assert_eq!((rig.vectors(), rig.get(0x22)), (vec![0x49, 0x49], 0xc049));
+    }
+
+    #[test]
+    fn a_level_nmi_has_no_remote_irr() {
+        let mut rig = Rig::default();
+        rig.redirect(9, 0x8400);
+        rig.line(9, true);
+        assert_eq!((rig.sent[0].trigger, rig.get(0x22)), (TriggerMode::Edge, 0x8400));
+    }
+
+    #[test]
+    fn narrow_writes_and_missing_pins() {
+        let mut rig = Rig::default();
+        rig.write(SELECT, &[0x10, 0xaa]);
+        rig.write(WINDOW, &[0x55, 0, 0]);
+        assert_eq!(rig.get(0x10), 0x1_0000);
+        rig.write(WINDOW, &[0x55, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!((rig.get(0x10), rig.get(0x11)), (0x55, 0));
+        rig.write(SELECT, &[]);
+        rig.line(24, true);
+        rig.line(u32::MAX, true);
+        assert!(rig.ioapic.is_masked(24) && !rig.ioapic.is_masked(0));
+        assert_eq!(rig.vectors(), []);
+    }
+}
