@@ -282,6 +282,13 @@ impl Env for Mock {
     fn pv_clock_changed(&mut self) {
         self.clocks_changed += 1;
     }
+    fn port_read(&mut self, port: u16, _: Size) -> Result<u64, Stop> {
+        Ok(port.into())
+    }
+    fn port_write(&mut self, _: u16, _: Size, _: u64) -> Result<(), Stop> {
+        Ok(())
+    }
+    fn begin_element(&mut self) {}
     fn random(&mut self) -> u64 {
         4
     }

@@ -26,11 +26,13 @@ pub mod cpuid;
 pub mod debug;
 mod descriptor;
 pub mod interrupt;
+pub mod io;
 pub mod iret;
 pub mod paging;
 pub mod rflags;
 pub mod segment;
 mod stack;
+pub mod syscall;
 
 #[cfg(test)]
 pub(crate) mod mock;
