@@ -7,6 +7,9 @@ use squib_core::Result;
 use super::format_error;
 use super::placement::{Part, Placer};
 
+/// Highest address that its last byte may have: its end is told in 32 bits too.
+const ADDR_MAX: u64 = u32::MAX as u64 - 1;
+
 /// Writes the RAM disk, if there is one, as high as RAM below 4 GiB and the kernel's limit allow, and returns
 /// where.
 pub(super) fn put(
@@ -18,6 +21,6 @@ pub(super) fn put(
     if bytes.is_empty() {
         return Err(format_error("the initial RAM disk is empty"));
     }
-    let addr = placer.put_high(Part::Initrd, bytes, addr_max.min(u64::from(u32::MAX)))?;
+    let addr = placer.put_high(Part::Initrd, bytes, addr_max.min(ADDR_MAX))?;
     Ok(Some(addr..addr + bytes.len() as u64))
 }

@@ -1,6 +1,6 @@
 //! bzImages in each compression. The packed files in `data` hold `Elf::pvh()`, packed by the usual tools:
 //! `xz --check=crc32 --x86 --lzma2=dict=1MiB`, `zstd -19`, `lz4 -l`, `gzip -9`, and nothing else, so that the
-//! size after the stream is added here.
+//! size after the stream is added here. `greedy.xz` is like the first, but with `dict=1GiB`.
 
 use squib_core::ErrorCode;
 use squib_vmm::boot::{self, BootSource, ImageKind, Part, Protocol};
@@ -107,6 +107,12 @@ fn streams_that_are_cut_off_or_empty_are_refused() {
             assert_eq!(error(&BootSource::new(&image)), ErrorCode::ImageFormat, "{name} {keep}");
         }
     }
+}
+
+#[test]
+fn a_dictionary_larger_than_any_kernels_is_refused() {
+    let image = bzimage(&sized(include_bytes!("data/greedy.xz"), kernel_size()));
+    assert_eq!(error(&BootSource::new(&image)), ErrorCode::ImageFormat);
 }
 
 #[test]
