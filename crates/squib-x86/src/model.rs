@@ -260,7 +260,7 @@ const REQUIRES: &[(Feature, Feature)] = {
 const NAMED: &[(&str, Features)] = &[("v1", V1), ("max", IMPLEMENTED)];
 
 /// A processor as the guest sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuModel {
     /// Feature bits.
     pub features: Features,
@@ -315,8 +315,9 @@ impl CpuModel {
                 (_, Some(f)) => (false, f),
                 _ => return Err(invalid(format!("'{part}' in a CPU model wants a + or - before it"))),
             };
-            let feature = Feature::by_name(feature)
-                .ok_or_else(|| invalid(format!("there is no CPU feature '{feature}'; names are those of /proc/cpuinfo")))?;
+            let feature = Feature::by_name(feature).ok_or_else(|| {
+                invalid(format!("there is no CPU feature '{feature}'; names are those of /proc/cpuinfo"))
+            })?;
             features.set(feature, on);
         }
         let missing = features.beyond(&IMPLEMENTED);
@@ -372,7 +373,12 @@ mod tests {
         for (name, features) in NAMED {
             assert_eq!(features.beyond(&IMPLEMENTED), [""; 0], "{name}");
             for (f, needs) in REQUIRES {
-                assert!(!features.has(*f) || features.has(*needs), "{name}: {} without {}", f.name(), needs.name());
+                assert!(
+                    !features.has(*f) || features.has(*needs),
+                    "{name}: {} without {}",
+                    f.name(),
+                    needs.name()
+                );
             }
             assert_eq!(CpuModel::parse(name).unwrap().features, *features);
         }

@@ -104,7 +104,9 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
             result(0, 0, l2.ways * l2.sets * LINE / 1024 << 16 | 6 << 12 | LINE, 0)
         }
         0x8000_0007 => result(0, 0, 0, f(Word::X7Edx)),
-        0x8000_0008 => result(u32::from(model.physical_bits) | u32::from(CpuModel::LINEAR_BITS) << 8, 0, 0, 0),
+        0x8000_0008 => {
+            result(u32::from(model.physical_bits) | u32::from(CpuModel::LINEAR_BITS) << 8, 0, 0, 0)
+        }
         _ => CpuidResult::default(),
     }
 }
@@ -193,7 +195,10 @@ mod tests {
         for khz in [1_000_000, 2_100_000, 999_983] {
             let model = CpuModel { tsc_khz: khz, ..CpuModel::v1() };
             let leaf = query(&model, &CpuState::reset(), 0x15, 0);
-            assert_eq!(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax), u64::from(khz) * 1000);
+            assert_eq!(
+                u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax),
+                u64::from(khz) * 1000
+            );
             assert_eq!(query(&model, &CpuState::reset(), 0x4000_0010, 0).eax, khz);
         }
         assert_eq!((ask(0x15, 0).eax, ask(0x15, 0).ebx), (1, 1));

@@ -142,7 +142,9 @@ mod tests {
         s.dr[1] = 0x1006;
         // DR1: 4 bytes (aligned down to 0x1004), writes, enabled.
         s.dr7 = 1 << 2 | 0b1101 << 20;
-        for (addr, len, hit) in [(0x1004, 1, true), (0x1007, 8, true), (0x1000, 4, false), (0x1000, 5, true), (0x1008, 4, false)] {
+        for (addr, len, hit) in
+            [(0x1004, 1, true), (0x1007, 8, true), (0x1000, 4, false), (0x1000, 5, true), (0x1008, 4, false)]
+        {
             assert_eq!(conditions(&s, Watched::Write, addr, len), u64::from(hit) << 1, "{addr:#x}+{len}");
         }
         assert_eq!(conditions(&s, Watched::Read, 0x1004, 1), 0);

@@ -135,7 +135,11 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, event: Event, return_rip: u64) -> Res
     let target = env.read(idt.base.wrapping_add(offset) & 0xffff_ffff, Size::B4, Rights::System)?;
     let state = env.state_ref();
     let mut stack = Stack::current(env);
-    stack.push(env, Size::B2, &[state_flags(state, event), state.seg[sreg::CS].selector.into(), return_rip])?;
+    stack.push(
+        env,
+        Size::B2,
+        &[state_flags(state, event), state.seg[sreg::CS].selector.into(), return_rip],
+    )?;
     let state = env.state();
     let selector = (target >> 16) as u16;
     let cs = segment::real_mode(&state.seg[sreg::CS], selector);
@@ -240,13 +244,8 @@ pub(super) fn task_stack_64<E: Env + ?Sized>(env: &mut E, offset: u32, ext: u32)
 
 fn protected_mode<E: Env + ?Sized>(env: &mut E, event: Event, return_rip: u64) -> Result<(), Stop> {
     let ext = event.ext();
-    let kinds = [
-        kind::TASK_GATE,
-        kind::INTERRUPT_GATE16,
-        kind::TRAP_GATE16,
-        kind::INTERRUPT_GATE,
-        kind::TRAP_GATE,
-    ];
+    let kinds =
+        [kind::TASK_GATE, kind::INTERRUPT_GATE16, kind::TRAP_GATE16, kind::INTERRUPT_GATE, kind::TRAP_GATE];
     let gate = gate(env, event, 8, &kinds)?;
     if gate.kind() == kind::TASK_GATE {
         return Err(unsupported(env, "a task gate in the IDT"));
@@ -287,7 +286,8 @@ fn protected_mode<E: Env + ?Sized>(env: &mut E, event: Event, return_rip: u64) -
 pub(super) fn task_stack<E: Env + ?Sized>(env: &mut E, cpl: u8, ext: u32) -> Result<(Seg, u64), Stop> {
     let tr = env.state_ref().tr;
     let wide = tr.kind() & 8 != 0;
-    let (offset, size) = if wide { (4 + 8 * u32::from(cpl), Size::B4) } else { (2 + 4 * u32::from(cpl), Size::B2) };
+    let (offset, size) =
+        if wide { (4 + 8 * u32::from(cpl), Size::B4) } else { (2 + 4 * u32::from(cpl), Size::B2) };
     let len = size.bytes() as u32;
     if offset + len + 1 > tr.limit {
         return Err(Exception::ts(code(tr.selector) | ext).into());
@@ -403,7 +403,10 @@ mod tests {
         assert_eq!(m.state.cr2, 0xdead_beef);
         assert_eq!((m.state.cpl, m.state.rip, m.state.r[4]), (0, HANDLER, RSP0 - 48));
         let flags = RFLAGS_FIXED | RFLAGS_RF;
-        assert_eq!(m.words(RSP0 - 48, 8, 6), [7, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]);
+        assert_eq!(
+            m.words(RSP0 - 48, 8, 6),
+            [7, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]
+        );
         let ss = m.state.seg[sreg::SS];
         assert_eq!((ss.selector, ss.has(Seg::UNUSABLE)), (0, true));
         assert_eq!(m.state.mode, CodeMode::Bits64);
@@ -456,18 +459,28 @@ mod tests {
         for (selector, offset, attr, expected) in cases {
             let mut m = Mock::long();
             m.gate(0x20, selector, offset, attr, 0);
-            assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), expected, "{attr:#x} {selector:#x}");
+            assert_eq!(
+                fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))),
+                expected,
+                "{attr:#x} {selector:#x}"
+            );
         }
         let mut m = Mock::long();
         m.ram.put(GDT + u64::from(sel::CODE) + 5, 1, 0x1b);
         m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
-        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::np(sel::CODE as u32 | 1));
+        assert_eq!(
+            fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))),
+            Exception::np(sel::CODE as u32 | 1)
+        );
         m.state.idt.limit = 0x20f - 1;
         assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::gp(0x20 << 3 | 3));
         let mut m = Mock::long().user();
         m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
         m.state.tr.limit = 10;
-        assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::ts(sel::TSS as u32 | 1));
+        assert_eq!(
+            fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))),
+            Exception::ts(sel::TSS as u32 | 1)
+        );
         m.state.tr.limit = 0x67;
         m.ram.put(TSS + 4, 8, 1 << 60);
         assert_eq!(fault(m.attempt(|m| deliver(m, Event::external(0x20), 0))), Exception::ss(1));
@@ -478,7 +491,10 @@ mod tests {
         let mut m = Mock::long().user();
         m.gate(0x20, sel::CONFORMING, HANDLER, 0x8e, 0);
         deliver(&mut m, Event::external(0x20), 0).unwrap();
-        assert_eq!((m.state.cpl, m.state.seg[sreg::CS].selector, m.state.r[4]), (3, sel::CONFORMING | 3, STACK - 40));
+        assert_eq!(
+            (m.state.cpl, m.state.seg[sreg::CS].selector, m.state.r[4]),
+            (3, sel::CONFORMING | 3, STACK - 40)
+        );
     }
 
     #[test]
@@ -488,7 +504,10 @@ mod tests {
         raise(&mut m, Exception::gp(0x40), 0x401000).unwrap();
         assert_eq!((m.state.cpl, m.state.rip, m.state.r[4]), (0, 0x12_3456, RSP0 - 24));
         let flags = RFLAGS_FIXED | RFLAGS_RF;
-        assert_eq!(m.words(RSP0 - 24, 4, 6), [0x40, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]);
+        assert_eq!(
+            m.words(RSP0 - 24, 4, 6),
+            [0x40, 0x401000, sel::USER_CODE.into(), flags, STACK, sel::USER_DATA.into()]
+        );
         assert_eq!(m.state.seg[sreg::SS].selector, sel::DATA);
         // A 16-bit gate without a change of privilege.
         m.gate(0x30, sel::CODE, 0x12_3456, 0x86, 0);
@@ -540,7 +559,11 @@ mod tests {
         m.gate(8, sel::CODE, HANDLER, 0x8e, 1);
         raise(&mut m, Exception::GP0, 0x1000).unwrap();
         assert_eq!((m.state.rip, m.ram.get(m.state.r[4], 8)), (HANDLER, 0));
-        assert_eq!(m.ram.get(m.state.r[4] + 24, 8) & RFLAGS_RF, 0, "a double fault is no fault to return from");
+        assert_eq!(
+            m.ram.get(m.state.r[4] + 24, 8) & RFLAGS_RF,
+            0,
+            "a double fault is no fault to return from"
+        );
         // A benign one is replaced by what its delivery raises.
         let mut m = Mock::long();
         m.gate(13, sel::CODE, HANDLER, 0x8e, 0);

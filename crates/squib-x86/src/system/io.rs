@@ -15,7 +15,11 @@ const MAP_BASE: u32 = 102;
 #[inline]
 pub fn check<E: Env + ?Sized>(env: &mut E, port: u16, size: Size) -> Result<(), Stop> {
     let state = env.state_ref();
-    if state.protected() && (state.cpl > state.iopl() || state.v86()) { by_map(env, port, size) } else { Ok(()) }
+    if state.protected() && (state.cpl > state.iopl() || state.v86()) {
+        by_map(env, port, size)
+    } else {
+        Ok(())
+    }
 }
 
 #[cold]

@@ -75,7 +75,9 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
 
     let cs = target.descriptor.mark_accessed(env)?.segment(cs_selector);
     let ss = match new_stack {
-        Some((StackTarget::Descriptor(d, selector), sp)) => Some((d.mark_accessed(env)?.segment(selector), sp)),
+        Some((StackTarget::Descriptor(d, selector), sp)) => {
+            Some((d.mark_accessed(env)?.segment(selector), sp))
+        }
         Some((StackTarget::Null(selector), sp)) => Some((segment::null_stack(selector, target.cpl), sp)),
         None => None,
     };
@@ -105,7 +107,8 @@ impl CodeTarget {
         let descriptor = descriptor::read(env, selector, Exception::gp, 0)?;
         let state = env.state_ref();
         let cpl = selector as u8 & 3;
-        let level = if descriptor.is_conforming() { descriptor.dpl() <= cpl } else { descriptor.dpl() == cpl };
+        let level =
+            if descriptor.is_conforming() { descriptor.dpl() <= cpl } else { descriptor.dpl() == cpl };
         let mixed = state.long_mode() && descriptor.is_long() && descriptor.is_big();
         if !descriptor.is_code() || cpl < state.cpl || !level || mixed {
             return Err(bad.into());
@@ -207,7 +210,11 @@ mod tests {
     fn to_ring_3_and_what_it_drops() {
         let mut m = Mock::long();
         m.state.seg[sreg::GS].base = 0x1234;
-        frame(&mut m, 8, &[0x401000, sel::USER_CODE.into(), FLAGS | RFLAGS_CF, 0x7fff_f000, sel::USER_DATA.into()]);
+        frame(
+            &mut m,
+            8,
+            &[0x401000, sel::USER_CODE.into(), FLAGS | RFLAGS_CF, 0x7fff_f000, sel::USER_DATA.into()],
+        );
         iret(&mut m, Size::B8).unwrap();
         let s = &m.state;
         assert_eq!((s.cpl, s.rip, s.r[4], s.mode), (3, 0x401000, 0x7fff_f000, CodeMode::Bits64));
@@ -276,7 +283,17 @@ mod tests {
     #[test]
     fn ring_3_keeps_its_iopl_and_if() {
         let mut m = Mock::long().user();
-        frame(&mut m, 8, &[0x1000, sel::USER_CODE.into(), FLAGS | RFLAGS_IOPL | RFLAGS_VIP | RFLAGS_RF, 0x6000, sel::USER_DATA.into()]);
+        frame(
+            &mut m,
+            8,
+            &[
+                0x1000,
+                sel::USER_CODE.into(),
+                FLAGS | RFLAGS_IOPL | RFLAGS_VIP | RFLAGS_RF,
+                0x6000,
+                sel::USER_DATA.into(),
+            ],
+        );
         iret(&mut m, Size::B8).unwrap();
         assert_eq!(m.state.rflags(), RFLAGS_FIXED | RFLAGS_RF);
     }

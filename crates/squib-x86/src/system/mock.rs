@@ -18,14 +18,18 @@ impl Ram {
     pub(crate) fn get(&self, addr: u64, len: usize) -> u64 {
         let mut bytes = [0xff; 8];
         for (i, byte) in bytes.iter_mut().enumerate().take(len) {
-            *byte = usize::try_from(addr.wrapping_add(i as u64)).ok().and_then(|a| self.0.get(a).copied()).unwrap_or(0xff);
+            *byte = usize::try_from(addr.wrapping_add(i as u64))
+                .ok()
+                .and_then(|a| self.0.get(a).copied())
+                .unwrap_or(0xff);
         }
         u64::from_le_bytes(bytes) & (u64::MAX >> (64 - 8 * len))
     }
 
     pub(crate) fn put(&mut self, addr: u64, len: usize, value: u64) {
         for (i, byte) in value.to_le_bytes().into_iter().enumerate().take(len) {
-            if let Some(b) = usize::try_from(addr.wrapping_add(i as u64)).ok().and_then(|a| self.0.get_mut(a)) {
+            if let Some(b) = usize::try_from(addr.wrapping_add(i as u64)).ok().and_then(|a| self.0.get_mut(a))
+            {
                 *b = byte;
             }
         }
@@ -253,6 +257,9 @@ impl Env for Mock {
             self.translate(addr.wrapping_add(i), true, rights)?;
         }
         Ok(())
+    }
+    fn load_physical(&mut self, addr: u64) -> u64 {
+        self.ram.load_u64(addr)
     }
     fn flush(&mut self, what: Flush) {
         self.flushed.push(what);

@@ -22,17 +22,22 @@
 //! mode. No 64-bit system uses them.
 
 pub mod bits;
+pub mod control;
 pub mod cpuid;
 pub mod debug;
 mod descriptor;
 pub mod interrupt;
 pub mod io;
 pub mod iret;
+pub mod msr;
 pub mod paging;
+pub mod privileged;
 pub mod rflags;
 pub mod segment;
 mod stack;
 pub mod syscall;
+pub mod tlb;
+pub mod tsc;
 
 #[cfg(test)]
 pub(crate) mod mock;

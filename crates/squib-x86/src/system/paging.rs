@@ -175,7 +175,12 @@ impl Paging {
     /// # Errors
     /// #PF with its error code.
     #[inline]
-    pub fn walk<M: PhysMem + ?Sized>(&self, mem: &mut M, addr: u64, access: Access) -> Result<Page, Exception> {
+    pub fn walk<M: PhysMem + ?Sized>(
+        &self,
+        mem: &mut M,
+        addr: u64,
+        access: Access,
+    ) -> Result<Page, Exception> {
         let found = match self.kind {
             Kind::Off => Ok(Page {
                 base: addr & !0xfff,
@@ -412,7 +417,13 @@ mod tests {
             let upper = P | (bits >> 2 & 3) << 1;
             for nx in [0, NX] {
                 for set in 0..16 {
-                    let on = On { nx: set & 1 != 0, wp: set & 2 != 0, smep: set & 4 != 0, smap: set & 8 != 0, ..On::default() };
+                    let on = On {
+                        nx: set & 1 != 0,
+                        wp: set & 2 != 0,
+                        smep: set & 4 != 0,
+                        smap: set & 8 != 0,
+                        ..On::default()
+                    };
                     for how in 0..12 {
                         let access = Access {
                             write: how % 3 == 1,
@@ -437,7 +448,9 @@ mod tests {
                         };
                         let fetch = access.fetch && (on.nx || on.smep);
                         let expected = expected.map_err(|e| {
-                            e | u32::from(access.write) << 1 | u32::from(access.user) << 2 | u32::from(fetch) << 4
+                            e | u32::from(access.write) << 1
+                                | u32::from(access.user) << 2
+                                | u32::from(fetch) << 4
                         });
                         let mut ram = tables([ALL, upper, ALL, leaf | nx]);
                         let got = walk(&long(on), &mut ram, access);
@@ -460,7 +473,10 @@ mod tests {
             let mut flags = [ALL; 4];
             flags[level] = 0;
             let access = Access::WRITE.user(true);
-            assert_eq!(walk(&long(On::default()), &mut tables(flags), access), Err(error::WRITE | error::USER));
+            assert_eq!(
+                walk(&long(On::default()), &mut tables(flags), access),
+                Err(error::WRITE | error::USER)
+            );
         }
     }
 
@@ -478,8 +494,14 @@ mod tests {
             assert!(walk(&long(On::default()), &mut tables(flags), Access::READ).is_ok());
         }
         let reserved = Err(error::PRESENT | error::RESERVED);
-        assert_eq!(walk(&long(On::default()), &mut tables([ALL | PS, ALL, ALL, ALL]), Access::READ), reserved);
-        assert_eq!(walk(&long(On::default()), &mut tables([ALL, ALL, ALL | PS | 1 << 13, ALL]), Access::READ), reserved);
+        assert_eq!(
+            walk(&long(On::default()), &mut tables([ALL | PS, ALL, ALL, ALL]), Access::READ),
+            reserved
+        );
+        assert_eq!(
+            walk(&long(On::default()), &mut tables([ALL, ALL, ALL | PS | 1 << 13, ALL]), Access::READ),
+            reserved
+        );
     }
 
     #[test]
@@ -503,7 +525,9 @@ mod tests {
         let mut s = long(On { pke: true, wp: true, ..On::default() });
         let key = 5u64;
         let mut ram = tables([ALL, ALL, ALL, ALL | key << 59]);
-        for (rights, user, write, supervisor_write) in [(0, true, true, true), (2, true, false, false), (1, false, false, false)] {
+        for (rights, user, write, supervisor_write) in
+            [(0, true, true, true), (2, true, false, false), (1, false, false, false)]
+        {
             s.pkru = rights << (2 * key);
             let mut ok = |access| match walk(&s, &mut ram, access) {
                 Ok(_) => true,

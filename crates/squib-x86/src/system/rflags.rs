@@ -117,7 +117,8 @@ mod tests {
     fn popf_keeps_what_the_privilege_does_not_reach() {
         let mut m = Mock::long();
         popf(&mut m, Size::B8, u64::MAX);
-        let all = STATUS | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID;
+        let all =
+            STATUS | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID;
         assert_eq!(m.state.rflags(), all | RFLAGS_FIXED);
         assert!(m.left.contains(&Leave::Recheck));
         let mut m = Mock::long().user();

@@ -3,8 +3,8 @@
 
 use super::bits::CR4_FSGSBASE;
 use super::descriptor::{self, Descriptor, code, kind};
-use super::rflags::{in_64, set_zf};
 use super::is_canonical;
+use super::rflags::{in_64, set_zf};
 use crate::env::Env;
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
@@ -290,7 +290,11 @@ mod tests {
         assert_eq!(fault(load_ds(0x103)), Exception::gp(0x100), "beyond the limit");
         let mut m = Mock::long();
         assert_eq!(fault(load(&mut m, sreg::DS, sel::ABSENT_DATA)), Exception::np(sel::ABSENT_DATA.into()));
-        assert_eq!(fault(load(&mut m, sreg::DS, sel::DATA | 3)), Exception::gp(sel::DATA.into()), "RPL counts");
+        assert_eq!(
+            fault(load(&mut m, sreg::DS, sel::DATA | 3)),
+            Exception::gp(sel::DATA.into()),
+            "RPL counts"
+        );
     }
 
     #[test]
@@ -333,7 +337,12 @@ mod tests {
         assert_eq!(lsl(&mut m, sel::TSS), Ok(Some(0x67)));
         assert_eq!(lar(&mut m, 0), Ok(None));
         assert!(!m.state.lazy.zf());
-        for (selector, read, write) in [(sel::DATA, true, true), (sel::READ_ONLY, true, false), (sel::EXECUTE_ONLY, false, false), (sel::TSS, false, false)] {
+        for (selector, read, write) in [
+            (sel::DATA, true, true),
+            (sel::READ_ONLY, true, false),
+            (sel::EXECUTE_ONLY, false, false),
+            (sel::TSS, false, false),
+        ] {
             verify(&mut m, selector, false).unwrap();
             assert_eq!(m.state.lazy.zf(), read, "{selector:#x}");
             verify(&mut m, selector, true).unwrap();

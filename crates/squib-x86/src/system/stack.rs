@@ -36,7 +36,13 @@ impl Stack {
     pub(super) fn current<E: Env + ?Sized>(env: &E) -> Self {
         let state = env.state_ref();
         let width = state.stack_size();
-        Self { seg: state.seg[sreg::SS], width, sp: width.trunc(state.r[4]), rights: Rights::Current, error: 0 }
+        Self {
+            seg: state.seg[sreg::SS],
+            width,
+            sp: width.trunc(state.r[4]),
+            rights: Rights::Current,
+            error: 0,
+        }
     }
 
     /// A stack segment of protected mode, to be used with the rights of its own privilege level.
@@ -88,7 +94,12 @@ impl Stack {
     ///
     /// # Errors
     /// #SS, #PF.
-    pub(super) fn push<E: Env + ?Sized>(&mut self, env: &mut E, size: Size, values: &[u64]) -> Result<(), Stop> {
+    pub(super) fn push<E: Env + ?Sized>(
+        &mut self,
+        env: &mut E,
+        size: Size,
+        values: &[u64],
+    ) -> Result<(), Stop> {
         let step = size.bytes();
         let below = |n: usize| self.width.trunc(self.sp.wrapping_sub(step * n as u64));
         if self.width == Size::B8 {

@@ -2,8 +2,8 @@
 
 use squib_core::x86::bits::*;
 
-use super::rflags::{self, in_64};
 use super::is_canonical;
+use super::rflags::{self, in_64};
 use crate::env::Env;
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
@@ -15,12 +15,22 @@ const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 /// A flat code segment of these instructions, which read no descriptor.
 fn code(selector: u16, cpl: u8, long: bool) -> Seg {
     let size = if long { Seg::L } else { Seg::DB };
-    Seg { base: 0, limit: u32::MAX, selector, attr: Seg::G | size | Seg::P | u16::from(cpl) << 5 | Seg::S | 0xb }
+    Seg {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        attr: Seg::G | size | Seg::P | u16::from(cpl) << 5 | Seg::S | 0xb,
+    }
 }
 
 /// A flat stack segment of these instructions.
 fn data(selector: u16, cpl: u8) -> Seg {
-    Seg { base: 0, limit: u32::MAX, selector, attr: Seg::G | Seg::DB | Seg::P | u16::from(cpl) << 5 | Seg::S | 3 }
+    Seg {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        attr: Seg::G | Seg::DB | Seg::P | u16::from(cpl) << 5 | Seg::S | 3,
+    }
 }
 
 /// Changes to a flat code and stack segment.
@@ -185,7 +195,10 @@ mod tests {
             m.state.sys_flags |= RFLAGS_IF;
             let size = if long { Size::B8 } else { Size::B4 };
             sysenter(&mut m).unwrap();
-            assert_eq!((m.state.rip, m.state.r[4], m.state.cpl), (size.trunc(ENTRY), size.trunc(ENTRY + 8), 0));
+            assert_eq!(
+                (m.state.rip, m.state.r[4], m.state.cpl),
+                (size.trunc(ENTRY), size.trunc(ENTRY + 8), 0)
+            );
             assert_eq!((m.state.seg[sreg::CS].selector, m.state.seg[sreg::SS].selector), (0x10, 0x18));
             assert_eq!(m.state.sys_flags & RFLAGS_IF, 0);
             (m.state.r[1], m.state.r[2]) = (0x7000, 0x40_1000);
