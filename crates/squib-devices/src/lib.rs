@@ -11,6 +11,8 @@ pub mod apic;
 pub mod cpu_set;
 pub mod debug_exit;
 pub mod debug_port;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod i8042;
 pub mod ioapic;
 pub mod irqchip;

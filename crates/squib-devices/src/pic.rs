@@ -356,3 +356,224 @@ impl PicPair {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both initialised as Linux does: vectors 0x30 and 0x38, nothing masked.
+    fn ready(icw4: u8) -> PicPair {
+        let mut p = PicPair::default();
+        for (port, bytes) in [(0x20, [0x11, 0x30, 0x04, icw4]), (0xa0, [0x11, 0x38, 0x02, icw4])] {
+            p.write(port, bytes[0]);
+            for byte in &bytes[1..] {
+                p.write(port + 1, *byte);
+            }
+        }
+        p
+    }
+
+    fn pulse(p: &mut PicPair, irq: u32) {
+        p.set_line(irq, true);
+        p.set_line(irq, false);
+    }
+
+    fn isr(p: &mut PicPair, port: u16) -> u8 {
+        p.write(port, 0x0b);
+        p.read(port)
+    }
+
+    fn irr(p: &mut PicPair, port: u16) -> u8 {
+        p.write(port, 0x0a);
+        p.read(port)
+    }
+
+    #[test]
+    fn silent_before_initialisation() {
+        let mut p = PicPair::default();
+        p.set_line(0, true);
+        assert!(!p.irq());
+    }
+
+    #[test]
+    fn fixed_priority_and_nesting() {
+        let mut p = ready(1);
+        pulse(&mut p, 5);
+        pulse(&mut p, 3);
+        assert_eq!(irr(&mut p, 0x20), 0x28);
+        assert_eq!(p.acknowledge(), 0x33);
+        assert!(!p.irq(), "5 is below 3");
+        pulse(&mut p, 1);
+        assert_eq!(p.acknowledge(), 0x31);
+        assert_eq!(isr(&mut p, 0x20), 0x0a);
+        p.write(0x20, 0x20);
+        assert!(!p.irq());
+        p.write(0x20, 0x63);
+        assert_eq!(p.acknowledge(), 0x35);
+    }
+
+    #[test]
+    fn the_slave_comes_through_input_2() {
+        let mut p = ready(1);
+        pulse(&mut p, 12);
+        pulse(&mut p, 3);
+        assert_eq!(p.acknowledge(), 0x3c);
+        assert_eq!((isr(&mut p, 0x20), isr(&mut p, 0xa0)), (0x04, 0x10));
+        pulse(&mut p, 9);
+        assert!(!p.irq(), "input 2 is in service");
+        p.write(0xa0, 0x20);
+        assert!(!p.irq());
+        p.write(0x20, 0x20);
+        assert_eq!(p.acknowledge(), 0x39);
+    }
+
+    #[test]
+    fn special_fully_nested_lets_the_slave_interrupt_itself() {
+        let mut p = ready(0x11);
+        pulse(&mut p, 12);
+        p.acknowledge();
+        pulse(&mut p, 14);
+        assert!(!p.irq(), "lower on the slave");
+        pulse(&mut p, 9);
+        assert_eq!(p.acknowledge(), 0x39);
+    }
+
+    #[test]
+    fn spurious_vectors() {
+        let mut p = ready(1);
+        assert_eq!(p.acknowledge(), 0x37);
+        assert_eq!(isr(&mut p, 0x20), 0, "nothing in service");
+        p.write(PORT_ELCR, 0x20);
+        pulse(&mut p, 5);
+        assert_eq!(p.acknowledge(), 0x37, "a level that fell");
+    }
+
+    #[test]
+    fn level_inputs_interrupt_again() {
+        let mut p = ready(1);
+        p.write(0x4d1, 0xff);
+        p.write(PORT_ELCR, 0xff);
+        assert_eq!((p.read(PORT_ELCR), p.read(0x4d1)), (0xf8, 0xde), "some are always edge-triggered");
+        p.set_line(10, true);
+        assert_eq!(p.acknowledge(), 0x3a);
+        assert!(!p.irq());
+        p.write(0xa0, 0x20);
+        p.write(0x20, 0x20);
+        assert_eq!(p.acknowledge(), 0x3a);
+        p.set_line(10, false);
+        p.write(0xa0, 0x20);
+        p.write(0x20, 0x20);
+        assert!(!p.irq());
+    }
+
+    #[test]
+    fn an_edge_waits_behind_the_mask() {
+        let mut p = ready(1);
+        p.write(0x21, 0xff);
+        assert_eq!(p.read(0x21), 0xff);
+        pulse(&mut p, 4);
+        p.set_line(4, true);
+        assert!(!p.irq() && p.is_masked(4) && p.is_masked(12));
+        p.write(0x21, 0xef);
+        assert!(!p.is_masked(4));
+        assert_eq!(p.acknowledge(), 0x34);
+        p.write(0x20, 0x20);
+        assert!(!p.irq(), "one edge");
+    }
+
+    #[test]
+    fn automatic_end_of_interrupt_with_rotation() {
+        let mut p = ready(3);
+        for expected in [0x31, 0x31] {
+            pulse(&mut p, 1);
+            pulse(&mut p, 4);
+            assert_eq!(p.acknowledge(), expected);
+            assert_eq!(p.acknowledge(), 0x34);
+        }
+        p.write(0x20, 0x80);
+        pulse(&mut p, 1);
+        p.acknowledge();
+        pulse(&mut p, 1);
+        pulse(&mut p, 4);
+        assert_eq!(p.acknowledge(), 0x34, "1 has become the lowest");
+    }
+
+    #[test]
+    fn rotation_commands() {
+        let mut p = ready(1);
+        p.write(0x20, 0xc3);
+        pulse(&mut p, 3);
+        pulse(&mut p, 5);
+        assert_eq!(p.acknowledge(), 0x35, "set priority: 3 is the lowest");
+        p.write(0x20, 0xa0);
+        assert_eq!(isr(&mut p, 0x20), 0);
+        pulse(&mut p, 5);
+        assert_eq!(p.acknowledge(), 0x33, "rotate on non-specific EOI: 5 is the lowest");
+        p.write(0x20, 0xe3);
+        pulse(&mut p, 3);
+        assert_eq!(p.acknowledge(), 0x35, "rotate on specific EOI: 3 is the lowest");
+        p.write(0x20, 0x40);
+        assert_eq!(isr(&mut p, 0x20), 0x20, "no operation");
+    }
+
+    #[test]
+    fn special_mask_mode_lets_lower_inputs_through() {
+        let mut p = ready(1);
+        pulse(&mut p, 1);
+        p.acknowledge();
+        pulse(&mut p, 6);
+        assert!(!p.irq());
+        p.write(0x21, 0x02);
+        p.write(0x20, 0x68);
+        assert_eq!(p.acknowledge(), 0x36);
+        p.write(0x20, 0x20);
+        assert_eq!(isr(&mut p, 0x20), 0x02, "what is masked stays in service");
+        p.write(0x20, 0x48);
+        assert!(!p.irq());
+    }
+
+    #[test]
+    fn poll_mode_acknowledges() {
+        let mut p = ready(1);
+        p.write(0x20, 0x0c);
+        assert_eq!(p.read(0x20), 0);
+        pulse(&mut p, 6);
+        p.write(0x20, 0x0c);
+        assert_eq!(p.read(0x20), 0x86);
+        assert_eq!((isr(&mut p, 0x20), p.irq()), (0x40, false));
+    }
+
+    #[test]
+    fn initialisation_clears_and_may_be_short() {
+        let mut p = ready(1);
+        pulse(&mut p, 1);
+        p.acknowledge();
+        pulse(&mut p, 0);
+        p.write(0x20, 0x13);
+        p.write(0x21, 0x47);
+        p.write(0x21, 0x01);
+        p.write(0x21, 0x0f);
+        assert_eq!((isr(&mut p, 0x20), p.read(0x21), p.irq()), (0, 0x0f, false));
+        pulse(&mut p, 4);
+        assert_eq!(p.acknowledge(), 0x44, "single: no ICW3; three low bits of the base are the input");
+        p.write(0x20, 0x1a);
+        p.write(0x21, 0x50);
+        p.write(0x21, 0x33);
+        assert_eq!(p.read(0x21), 0x33, "neither ICW3 nor ICW4");
+        p.set_line(7, true);
+        assert_eq!(p.acknowledge(), 0x57, "level-triggered by ICW1");
+        p.write(0x20, 0x20);
+        assert!(p.irq());
+    }
+
+    #[test]
+    fn what_does_not_exist() {
+        let mut p = ready(1);
+        for irq in [2, 16, u32::MAX] {
+            p.set_line(irq, true);
+        }
+        assert!(!p.irq() && p.is_masked(16));
+        p.write(0x22, 0x20);
+        assert_eq!(p.read(0x22), 0xff);
+    }
+}

@@ -140,3 +140,93 @@ impl Pit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn program(pit: &mut Pit, control: u8, port: u16, count: u16, now: u64) {
+        pit.write(0x43, control, now);
+        for byte in count.to_le_bytes() {
+            pit.write(port, byte, now);
+        }
+    }
+
+    #[test]
+    fn ticks_and_nanoseconds() {
+        assert_eq!(ticks(1_000_000_000), FREQUENCY_HZ);
+        for tick in [0, 1, 2, 1000, FREQUENCY_HZ, 1 << 40] {
+            let ns = tick_to_ns(tick);
+            assert_eq!(ticks(ns), tick);
+            assert!(ns == 0 || ticks(ns - 1) == tick - 1);
+        }
+        let _ = tick_to_ns(ticks(u64::MAX) + (1 << 20));
+    }
+
+    #[test]
+    fn a_hundred_hertz() {
+        let mut pit = Pit::default();
+        program(&mut pit, 0x34, 0x40, 11_932, 0);
+        let mut now = 0;
+        for _ in 0..100 {
+            now = pit.next_deadline().unwrap();
+            assert!(!pit.advance(now - 1));
+            assert!(pit.advance(now));
+        }
+        assert!((999 * MS..1001 * MS).contains(&now), "{now}");
+        assert!(pit.advance(now + 31_536_000_000 * MS), "a year later: one tick");
+        assert!(!pit.advance(now + 31_536_000_000 * MS));
+    }
+
+    #[test]
+    fn one_shot_on_channel_0() {
+        let mut pit = Pit::default();
+        program(&mut pit, 0x30, 0x40, 1193, 5 * MS);
+        assert!(!pit.output());
+        let due = pit.next_deadline().unwrap();
+        assert!(due.abs_diff(6 * MS) < 2000, "{due}");
+        assert!(pit.advance(due) && pit.output());
+        assert_eq!(pit.next_deadline(), None);
+    }
+
+    #[test]
+    fn linux_calibrates_the_tsc_with_channel_2() {
+        let mut pit = Pit::default();
+        pit.write(PORT_SPEAKER, 1, 0);
+        program(&mut pit, 0xb0, 0x42, 0xffff, 0);
+        assert_eq!(pit.read(PORT_SPEAKER, MS) & 0x23, 0x01);
+        pit.write(0x43, 0x80, MS);
+        let low = pit.read(0x42, MS);
+        let latched = u16::from_le_bytes([low, pit.read(0x42, 2 * MS)]);
+        assert_eq!(latched, 0xffff - 1192, "1193 ticks since the write, the first of them loaded the count");
+        assert_eq!(pit.read(PORT_SPEAKER, 54 * MS) & 0x20, 0);
+        assert_eq!(pit.read(PORT_SPEAKER, 55 * MS) & 0x20, 0x20);
+        assert_eq!(pit.next_deadline(), None, "channel 2 interrupts nobody");
+    }
+
+    #[test]
+    fn read_back_of_several_channels() {
+        let mut pit = Pit::default();
+        program(&mut pit, 0x34, 0x40, 100, 0);
+        program(&mut pit, 0x76, 0x41, 5000, 0);
+        pit.write(0x43, 0xc6, MS);
+        for (port, status, count) in [(0x40, 0xb4, 8), (0x41, 0xb6, 5000 - 2 * 1192)] {
+            assert_eq!(pit.read(port, 2 * MS), status);
+            let low = pit.read(port, 2 * MS);
+            assert_eq!(u16::from_le_bytes([low, pit.read(port, 2 * MS)]), count);
+        }
+        pit.write(0x43, 0xe8, 3 * MS);
+        assert_eq!(pit.read(0x42, 3 * MS) & 0x40, 0x40, "only the status, of channel 2: no count");
+    }
+
+    #[test]
+    fn speaker_port_and_refresh() {
+        let mut pit = Pit::default();
+        pit.write(PORT_SPEAKER, 0xff, 0);
+        assert_eq!(pit.read(PORT_SPEAKER, 0) & 0x1f, 0x0f);
+        assert_eq!(pit.read(PORT_SPEAKER, REFRESH_TOGGLE_NS) & 0x10, 0x10);
+        assert_eq!(pit.read(0x43, 0), 0xff);
+    }
+}

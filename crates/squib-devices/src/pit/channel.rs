@@ -296,3 +296,246 @@ fn from_bcd(raw: u16) -> u16 {
 fn to_bcd(value: u16) -> u16 {
     (0..4).fold((0, value), |(bcd, rest), digit| (bcd | (rest % 10) << (4 * digit), rest / 10)).0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A counter as the data sheet describes it, clock pulse by clock pulse: what the formulas above must agree with.
+    struct Pulses {
+        mode: u8,
+        /// The count register, to be loaded.
+        register: u32,
+        to_load: bool,
+        value: u32,
+        high: bool,
+    }
+
+    impl Pulses {
+        fn new(mode: u8) -> Self {
+            Self { mode, register: 0, to_load: false, value: 0, high: mode != 0 }
+        }
+
+        fn write(&mut self, count: u32) {
+            let first = self.register == 0;
+            self.register = count;
+            // Modes 2 and 3 go on with the old count.
+            self.to_load |= first || !matches!(self.mode, 2 | 3);
+            if self.mode == 0 {
+                self.high = false;
+            }
+        }
+
+        fn load(&mut self) {
+            self.value = match self.mode {
+                3 => self.register & !1,
+                _ => self.register,
+            };
+            self.to_load = false;
+        }
+
+        fn pulse(&mut self) {
+            if self.to_load {
+                self.load();
+                return;
+            }
+            match self.mode {
+                0 => {
+                    self.value = self.value.wrapping_sub(1) & 0xffff;
+                    self.high |= self.value == 0;
+                }
+                2 => {
+                    self.high = true;
+                    self.value -= 1;
+                    if self.value == 0 {
+                        self.load();
+                    } else {
+                        self.high = self.value != 1;
+                    }
+                }
+                // An odd count stays at 0 for one pulse of the high half.
+                _ => {
+                    let odd_and_high = self.register & 1 != 0 && self.high;
+                    if self.value == if odd_and_high { 0 } else { 2 } {
+                        self.high = !self.high;
+                        self.load();
+                    } else {
+                        self.value -= 2;
+                    }
+                }
+            }
+        }
+    }
+
+    fn programmed(control: u8, count: u16) -> Channel {
+        let mut c = Channel::default();
+        c.set_control(control, 0);
+        for byte in count.to_le_bytes() {
+            c.write(byte, 0);
+        }
+        c
+    }
+
+    fn count(c: &mut Channel, tick: u64) -> u16 {
+        let low = c.read(tick);
+        u16::from_le_bytes([low, c.read(tick)])
+    }
+
+    proptest! {
+        #[test]
+        fn formulas_agree_with_pulses(mode in prop::sample::select(vec![0_u8, 2, 3]), n in 2..40_u16, ticks in 1..300_u64) {
+            let mut c = programmed(0x30 | mode << 1, n);
+            let mut p = Pulses::new(mode);
+            p.write(n.into());
+            let mut edge = c.next_rising_edge(0);
+            for tick in 1..ticks {
+                let before = p.high;
+                p.pulse();
+                prop_assert_eq!(c.output(tick), p.high, "output at {}", tick);
+                prop_assert_eq!(count(&mut c, tick), p.value as u16, "count at {}", tick);
+                if p.high && !before {
+                    prop_assert_eq!(edge, Some(tick));
+                    edge = c.next_rising_edge(tick);
+                }
+            }
+            prop_assert!(edge.is_none_or(|edge| edge >= ticks));
+        }
+
+        #[test]
+        fn a_new_rate_takes_over_at_the_end_of_the_period(n in 2..20_u16, m in 2..20_u16, at in 1..60_u64) {
+            let mut c = programmed(0x34, n);
+            let mut p = Pulses::new(2);
+            p.write(n.into());
+            for tick in 1..150 {
+                p.pulse();
+                prop_assert_eq!((c.output(tick), count(&mut c, tick)), (p.high, p.value as u16), "at {}", tick);
+                if tick == at {
+                    for byte in m.to_le_bytes() {
+                        c.write(byte, tick);
+                    }
+                    p.write(m.into());
+                }
+            }
+        }
+
+        #[test]
+        fn the_next_edge_is_where_the_output_rises(mode in 0..6_u8, n in 1..50_u16, m in 1..50_u16, at in 0..120_u64, after in 0..120_u64) {
+            let mut c = programmed(0x30 | mode << 1, n);
+            c.set_gate(false, 3);
+            c.set_gate(true, 4);
+            for byte in m.to_le_bytes() {
+                c.write(byte, 4 + at);
+            }
+            let start = 4 + at + after;
+            let edge = c.clone().next_rising_edge(start);
+            let mut levels = (start..start + 200).map(|tick| (tick, c.output(tick)));
+            let mut low = false;
+            let rises = levels.find(|(_, high)| std::mem::replace(&mut low, !high) && *high).map(|(tick, _)| tick);
+            prop_assert_eq!(edge, rises);
+        }
+    }
+
+    #[test]
+    fn full_count_is_zero() {
+        let mut c = programmed(0x34, 0);
+        assert_eq!(count(&mut c, 1), 0);
+        assert_eq!(count(&mut c, 2), 0xffff);
+        assert_eq!(c.next_rising_edge(1), Some(65_537));
+        let mut bcd = programmed(0x35, 0);
+        assert_eq!(count(&mut bcd, 2), 0x9999);
+        assert_eq!(bcd.next_rising_edge(1), Some(10_001));
+    }
+
+    #[test]
+    fn bcd_counts_in_decimal() {
+        let mut c = programmed(0x31, 0x1000);
+        assert_eq!(count(&mut c, 2), 0x0999);
+        assert_eq!(c.next_rising_edge(0), Some(1001));
+        assert!(c.output(1001) && !c.output(1000));
+        assert_eq!(count(&mut c, 1002), 0x9999, "wraps after the terminal count");
+    }
+
+    #[test]
+    fn latches_hold_and_are_read_status_first() {
+        let mut c = programmed(0x34, 1000);
+        c.latch_count(101);
+        c.latch_count(500);
+        c.latch_status(101);
+        assert_eq!(c.read(600), 0xb4, "OUT high, loaded, both bytes, mode 2");
+        assert_eq!(count(&mut c, 600), 900);
+        assert_eq!(count(&mut c, 601), 400, "not latched any more");
+        c.set_control(0x34, 601);
+        c.latch_status(601);
+        assert_eq!(c.read(601), 0xf4, "null count");
+    }
+
+    #[test]
+    fn single_byte_access() {
+        let mut c = Channel::default();
+        c.set_control(0x14, 0);
+        c.write(100, 0);
+        assert_eq!((c.read(11), c.read(11)), (90, 90));
+        c.set_control(0x24, 11);
+        c.write(2, 11);
+        assert_eq!(c.next_rising_edge(11), Some(12 + 512));
+        assert_eq!((c.read(13), c.read(13)), (1, 1));
+    }
+
+    #[test]
+    fn the_first_byte_stops_mode_0() {
+        let mut c = programmed(0x30, 5);
+        assert!(c.output(6));
+        c.write(9, 7);
+        assert!(!c.output(100));
+        c.write(0, 100);
+        assert_eq!(c.next_rising_edge(100), Some(110));
+    }
+
+    #[test]
+    fn gate_pauses_mode_0_and_4_restarts_2_and_3_and_triggers_1_and_5() {
+        let mut c = programmed(0x30, 100);
+        c.set_gate(false, 11);
+        assert_eq!((count(&mut c, 50), c.next_rising_edge(50)), (90, None));
+        c.set_gate(true, 60);
+        assert_eq!(c.next_rising_edge(60), Some(150));
+
+        let mut c = programmed(0x36, 10);
+        assert!(!c.output(7));
+        c.set_gate(false, 7);
+        assert!(c.output(8), "a low gate makes the output high");
+        c.set_gate(true, 20);
+        assert_eq!((c.output(25), c.output(26)), (true, false));
+
+        let mut c = Channel::default();
+        c.set_gate(false, 0);
+        c.set_control(0x32, 0);
+        c.write(5, 0);
+        c.write(0, 0);
+        assert!(c.output(50), "one-shot not triggered");
+        c.set_gate(true, 50);
+        assert_eq!((c.output(51), c.output(55), c.output(56)), (false, false, true));
+        c.set_gate(false, 60);
+        assert!(c.output(60));
+        c.set_gate(true, 61);
+        c.set_gate(false, 62);
+        c.set_gate(true, 63);
+        assert_eq!((c.output(68), c.output(69)), (false, true), "retriggered");
+
+        let mut c = Channel::default();
+        c.set_gate(false, 0);
+        c.set_control(0x3a, 0);
+        c.write(5, 0);
+        c.write(0, 0);
+        c.set_gate(true, 10);
+        assert_eq!([15, 16, 17].map(|tick| c.output(tick)), [true, false, true]);
+    }
+
+    #[test]
+    fn software_strobe() {
+        let mut c = programmed(0x38, 5);
+        assert_eq!([5, 6, 7].map(|tick| c.output(tick)), [true, false, true]);
+        let mut c = programmed(0x38, 5);
+        assert_eq!((c.next_rising_edge(0), c.next_rising_edge(7)), (Some(7), None));
+    }
+}
