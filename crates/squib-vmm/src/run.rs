@@ -133,8 +133,9 @@ impl VcpuLoop {
     }
 }
 
-/// Most accesses of one instruction that are completed when a run ends: one that crosses a page has two.
-const MAX_FRAGMENTS: usize = 4;
+/// Most accesses of one instruction that are completed when a run ends. One that crosses a page has two, and KVM
+/// takes up to a page of a string instruction's elements out of the guest at once.
+const MAX_FRAGMENTS: usize = 4096;
 
 /// What follows an exit.
 enum Next {

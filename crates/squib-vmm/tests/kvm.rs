@@ -1,0 +1,118 @@
+//! The machine on real KVM, with the small guests of squib-guests. Skips out loud where there is no KVM.
+
+mod support;
+
+use std::sync::Arc;
+
+use squib_core::{Error, ErrorCode, Result, VmExit};
+use squib_guests::{Guest, LINE_PORT, Mode, hello, spin, triple_fault, uart_hello};
+use squib_kvm::KvmBackend;
+use squib_vmm::boot::{BootSource, Flat, FlatMode, Protocol};
+use squib_vmm::host::{StdClock, ThreadWaker};
+use squib_vmm::{Action, Host, Idle, Machine, MachineConfig, Outcome, Stop, Target};
+use support::RecordingHost;
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn backend() -> Option<KvmBackend> {
+    KvmBackend::open().inspect_err(|e| eprintln!("SKIPPED: machines on KVM, because {e}")).ok()
+}
+
+fn machine(backend: &KvmBackend, guest: &Guest) -> Machine {
+    let flat = |mode| Some(Protocol::Flat(Flat::at(guest.load_addr, mode)));
+    let protocol = match guest.mode {
+        Mode::Real16 => flat(FlatMode::Real16),
+        Mode::Long64 => flat(FlatMode::Long64),
+        Mode::Multiboot => Some(Protocol::Multiboot),
+    };
+    let config = MachineConfig {
+        memory_size: squib_guests::MEMORY_SIZE,
+        vcpus: 1,
+        boot: BootSource { protocol, ..BootSource::new(&guest.image) },
+        clock: StdClock::new(),
+        waker: ThreadWaker::new(),
+        console: Box::new(()),
+    };
+    Machine::new(backend, config).unwrap()
+}
+
+#[test]
+fn a_guest_prints_on_com1_and_ends_by_the_debug_exit() {
+    let Some(backend) = backend() else { return };
+    let machine = machine(&backend, &uart_hello("Hello, COM1\n"));
+    assert!(matches!(machine.run(0, &mut RecordingHost::new()), Ok(Stop::DebugExit(1))));
+    assert_eq!(machine.console().take_output(), b"Hello, COM1\n");
+    assert_eq!(machine.outcome(), Some(Outcome::DebugExit(1)));
+    let stats = machine.stats();
+    let com1 = stats.ports.iter().find(|d| d.name == "COM1").unwrap();
+    assert_eq!((com1.reads, com1.writes), (12, 12));
+}
+
+#[test]
+fn a_triple_fault_ends_the_machine() {
+    let Some(backend) = backend() else { return };
+    let machine = machine(&backend, &triple_fault());
+    let stop = machine.run(0, &mut RecordingHost::new());
+    assert!(matches!(stop, Ok(Stop::Exit(VmExit::TripleFault))), "{stop:?}");
+    assert_eq!(machine.outcome(), Some(Outcome::TripleFault));
+}
+
+#[test]
+fn a_guest_that_loops_for_ever_is_cancelled_and_goes_on() {
+    let Some(backend) = backend() else { return };
+    let machine = Arc::new(machine(&backend, &spin(Mode::Long64)));
+    for _ in 0..2 {
+        let other = machine.clone();
+        let thread =
+            std::thread::spawn(move || other.run(0, &mut RecordingHost::new()).map(|s| format!("{s:?}")));
+        machine.cancel();
+        assert_eq!(thread.join().unwrap().unwrap(), "Exit(Cancelled)");
+    }
+    assert_eq!(machine.outcome(), None);
+}
+
+/// The line device of the demo guest: answers each line with its length, and fails once when it is told to.
+#[derive(Default)]
+struct LineDevice {
+    line: Vec<u8>,
+    answer: Vec<u8>,
+    fails: bool,
+}
+
+impl Host for LineDevice {
+    fn read(&mut self, device: u32, _: u64, width: u8) -> Result<u64> {
+        assert_eq!((device, width), (9, 1));
+        if std::mem::take(&mut self.fails) {
+            return Err(Error::new(ErrorCode::DeviceFailed, "thrown"));
+        }
+        Ok(if self.answer.is_empty() { 0 } else { self.answer.remove(0).into() })
+    }
+
+    fn write(&mut self, _: u32, _: u64, _: u8, value: u64) -> Result<Action> {
+        match value as u8 {
+            b'\n' => {
+                self.answer = format!("{} bytes", self.line.len()).into_bytes();
+                self.line.clear();
+            }
+            byte => self.line.push(byte),
+        }
+        Ok(Action::Continue)
+    }
+
+    fn idle(&mut self, _: Option<u64>) -> Idle {
+        Idle::Return
+    }
+}
+
+#[test]
+fn the_demo_guest_talks_to_an_external_device_by_interrupts() {
+    let Some(backend) = backend() else { return };
+    let machine = machine(&backend, &hello());
+    machine.ports().map("line", LINE_PORT.into(), 1, Target::External(9)).unwrap();
+    assert_eq!(machine.console().send(b"squib\rq\r").unwrap(), 8);
+    let mut host = LineDevice { fails: true, ..LineDevice::default() };
+    assert_eq!(machine.run(0, &mut host).unwrap_err().code(), ErrorCode::DeviceFailed);
+    assert!(matches!(machine.run(0, &mut host), Ok(Stop::PowerOff)));
+    let output = String::from_utf8(machine.console().take_output()).unwrap();
+    assert!(output.contains("hello from 64-bit mode"), "{output}");
+    assert!(output.contains("5 bytes"), "{output}");
+}
