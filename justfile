@@ -1,0 +1,53 @@
+# What a contributor does; `just ready` is what CI runs. https://just.systems
+
+# List the recipes.
+default:
+    @just --list
+
+# Build addon, guests and TypeScript.
+build:
+    npm install
+
+# Everything that CI checks.
+ready:
+    .ci/run
+
+# All tests, Rust and TypeScript.
+test:
+    npm test
+
+# Rust tests of one crate: `just test-crate squib-soft mmu`.
+test-crate crate *filter:
+    cargo test -p {{crate}} {{filter}}
+
+# Put all code into its normal form.
+fmt:
+    cargo fmt
+    npm run format
+
+# The quick part of the lints.
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    npm run check
+    npm run lint
+
+# Boot Debian's kernel on this machine.
+demo:
+    npm run demo
+
+# The figures, beside QEMU's where it is installed: `just bench workloads`.
+bench *args:
+    npm run bench -- {{args}}
+
+# The WebAssembly module, dist/squib.wasm.
+wasm:
+    node scripts/build-wasm.mjs
+
+# The documentation of the crates.
+doc:
+    cargo doc --workspace --no-deps --open
+
+# Fuzz one target; needs a nightly toolchain and cargo-fuzz.
+fuzz target *args:
+    cargo +nightly fuzz run {{target}} {{args}}
