@@ -63,9 +63,8 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
         return Err(unsupported(env, "IRET to virtual-8086 mode"));
     }
     let target = CodeTarget::returned(env, cs_selector)?;
-    let outer = target.cpl > cpl;
     let mut new_stack = None;
-    if outer || from_64 {
+    if target.cpl > cpl || from_64 {
         let sp = stack.pop(env, size)?;
         let selector = stack.pop(env, size)? as u16;
         new_stack = Some((returned_stack(env, selector, &target)?, sp));
@@ -73,18 +72,7 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     target.check_rip(rip)?;
     let flags = rflags::returned(env, size, flags);
 
-    let cs = target.descriptor.mark_accessed(env)?.segment(cs_selector);
-    let ss = match new_stack {
-        Some((StackTarget::Descriptor(d, selector), sp)) => {
-            Some((d.mark_accessed(env)?.segment(selector), sp))
-        }
-        Some((StackTarget::Null(selector), sp)) => Some((segment::null_stack(selector, target.cpl), sp)),
-        None => None,
-    };
-    if outer {
-        segment::drop_privileged(env, target.cpl);
-    }
-    leave_to(env, cs, target.cpl, rip, ss, &stack, 0);
+    return_to(env, &target, cs_selector, rip, new_stack, &stack, 0)?;
     rflags::set(env, flags);
     Ok(())
 }
@@ -148,39 +136,46 @@ pub(super) fn returned_stack<E: Env + ?Sized>(
     Ok(StackTarget::Descriptor(d, selector))
 }
 
-/// Goes to `cs:rip` at `cpl`. The stack is the one that was popped from, or the new one in `ss`; `extra` bytes of
-/// parameters are released from it.
-pub(super) fn leave_to<E: Env + ?Sized>(
+/// Goes to checked segments: what IRET and RET far end with. `new_stack` is the stack segment and pointer of another
+/// privilege level, from which `release` bytes are dropped too.
+pub(super) fn return_to<E: Env + ?Sized>(
     env: &mut E,
-    cs: Seg,
-    cpl: u8,
+    target: &CodeTarget,
+    cs_selector: u16,
     rip: u64,
-    ss: Option<(Seg, u64)>,
+    new_stack: Option<(StackTarget, u64)>,
     popped: &Stack,
-    extra: u64,
-) {
+    release: u16,
+) -> Result<(), Stop> {
+    let cs = target.descriptor.mark_accessed(env)?.segment(cs_selector);
+    let new_stack = match new_stack {
+        Some((StackTarget::Descriptor(d, selector), sp)) => {
+            Some((d.mark_accessed(env)?.segment(selector), sp))
+        }
+        Some((StackTarget::Null(selector), sp)) => Some((segment::null_stack(selector, target.cpl), sp)),
+        None => None,
+    };
+    if target.cpl > env.state_ref().cpl {
+        segment::drop_privileged(env, target.cpl);
+    }
     let state = env.state();
     state.seg[sreg::CS] = cs;
-    state.cpl = cpl;
+    state.cpl = target.cpl;
     state.rip = rip;
-    match ss {
-        None => {
-            let mut stack = *popped;
-            stack.skip(extra);
-            state.r[4] = stack.pointer(state.r[4]);
-        }
+    match new_stack {
+        None => state.r[4] = popped.pointer(state.r[4]),
         Some((seg, sp)) => {
             state.seg[sreg::SS] = seg;
             state.update_mode();
-            let width = state.stack_size();
-            let sp = sp.wrapping_add(extra);
-            state.r[4] = match width {
+            let sp = sp.wrapping_add(release.into());
+            state.r[4] = match state.stack_size() {
                 Size::B2 => state.r[4] & !0xffff | sp & 0xffff,
-                _ => width.trunc(sp),
+                width => width.trunc(sp),
             };
         }
     }
     env.mode_changed();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod control;
 pub mod cpuid;
 pub mod debug;
 mod descriptor;
+pub mod far;
 pub mod interrupt;
 pub mod io;
 pub mod iret;
@@ -36,6 +37,7 @@ pub mod rflags;
 pub mod segment;
 mod stack;
 pub mod syscall;
+pub mod tables;
 pub mod tlb;
 pub mod tsc;
 
