@@ -70,8 +70,7 @@ pub(super) fn decode(page: &RunPage, rip: impl FnOnce() -> u64) -> (VmExit, Pend
                 return (malformed("KVM_EXIT_MMIO", format_args!("{mmio:?}")), Pending::Nothing);
             }
             let write = mmio.is_write != 0;
-            let data =
-                if write { ExitData::from_slice(&mmio.data[..len]) } else { ExitData::from_elem(0, len) };
+            let data = ExitData::from_buf_and_len(if write { mmio.data } else { [0; 8] }, len);
             let pending = if write { Pending::Nothing } else { Pending::MmioRead { len } };
             (VmExit::Mmio { addr: mmio.phys_addr, write, data }, pending)
         }
@@ -193,11 +192,8 @@ impl PortAccess {
     /// The exit for this element.
     #[inline]
     fn exit(&self, page: &RunPage) -> VmExit {
-        let data = if self.write {
-            page.port_data(self.offset, self.size)
-        } else {
-            ExitData::from_elem(0, self.size)
-        };
+        let bytes = if self.write { page.port_data(self.offset, self.size) } else { [0; 8] };
+        let data = ExitData::from_buf_and_len(bytes, self.size);
         VmExit::Pio { port: self.port, write: self.write, data }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU8;
 use std::{io, mem};
 
 use kvm_bindings::*;
-use squib_core::{Error, ErrorCode, ExitData, Result};
+use squib_core::{Error, ErrorCode, Result};
 
 /// A vCPU's mapped `kvm_run` with what follows it.
 pub(super) struct RunPage {
@@ -170,18 +170,17 @@ impl RunPage {
         offset.checked_add(len).is_some_and(|end| end <= self.len as u64)
     }
 
-    /// Up to 4 bytes of port data at `offset`, a place that [`holds`](Self::holds) them.
+    /// Port data of `size` bytes at `offset`, followed by zeros; zeros only when that is not in the page.
     #[inline]
-    pub(super) fn port_data(&self, offset: usize, size: usize) -> ExitData {
-        let mut bytes = [0; 4];
-        let size = size.min(bytes.len());
-        if self.holds(offset as u64, size as u64) {
-            // SAFETY: the source was checked just now, and `size` is at most the destination's length.
+    pub(super) fn port_data(&self, offset: usize, size: usize) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        if size <= bytes.len() && self.holds(offset as u64, size as u64) {
+            // SAFETY: the source and the destination's length were checked just now.
             unsafe {
                 self.start.as_ptr().cast::<u8>().add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), size);
             }
         }
-        ExitData::from_slice(&bytes[..size])
+        bytes
     }
 
     /// Answers a port read: writes `bytes` at `offset`.
