@@ -1,1 +1,18 @@
-//! squib for Node.js: napi-rs conversions only.
+//! squib for Node.js: conversions between JavaScript values and squib's types, and nothing else.
+//!
+//! What a device's answer means, what its failure leads to, and how errors become classes is decided in
+//! TypeScript (`ts/`), once for this binding and the browser's. See `docs/design/callbacks.md`.
+
+pub mod backends;
+pub mod error;
+pub mod exit;
+mod external;
+mod host;
+mod life;
+pub mod memory;
+mod number;
+mod record;
+pub mod registers;
+mod thread;
+pub mod vcpu;
+pub mod vm;

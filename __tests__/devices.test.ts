@@ -1,0 +1,299 @@
+/** Devices in TypeScript: the same code and the same outcomes on this thread and on one of the vCPU's own. */
+import { type Device, DeviceError, type DeviceRange, type Vcpu, Vm, type VmEntry, type VmExit } from '../ts/index.js';
+import { RESULTS, startGuest, TEST_MMIO, TEST_PORT } from './support/guests.js';
+import { codeOf, codeOfAsync, realMode, usableBackends } from './support/vm.js';
+
+type Run = (vcpu: Vcpu, entry?: VmEntry) => Promise<VmExit>;
+const MODES: [string, Run][] = [
+  ['directly', async (vcpu, entry) => vcpu.run(entry)],
+  ['from a thread', (vcpu, entry) => vcpu.runAsync({ entry })],
+];
+const CASES = usableBackends().flatMap((backend) => MODES.map(([mode, run]) => ({ backend, mode, run })));
+
+/** in al, 0x10; out 0x11, al; hlt */
+const READ_THEN_WRITE = [0xe4, 0x10, 0xe6, 0x11, 0xf4];
+const RANGE: DeviceRange = { port: 0x10, length: 2 };
+
+describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
+  test('a device sees offsets and widths, and its answers reach the guest', async () => {
+    const { vm, vcpu } = startGuest(backend, 'port-io');
+    const seen: unknown[] = [];
+    const answers: Record<number, number | bigint> = { 1: 0x5a, 2: 0xabcdn, 4: 0xffff_fffe };
+    vm.map(
+      { port: TEST_PORT - 1, length: 5 },
+      {
+        read: (offset, width) => {
+          seen.push(['read', offset, width]);
+          return answers[width] ?? 0;
+        },
+        write: (offset, width, value) => void seen.push(['write', offset, width, value]),
+      },
+    );
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(seen).toEqual([
+      ['write', 1, 1, 0x11],
+      ['write', 1, 2, 0x3322],
+      ['write', 1, 4, 0x7766_5544],
+      ['read', 1, 1],
+      ['read', 1, 2],
+      ['read', 1, 4],
+    ]);
+    expect(vm.memory.read(RESULTS, 8)).toEqual(Uint8Array.of(0x5a, 0, 0xcd, 0xab, 0xfe, 0xff, 0xff, 0xff));
+    vm.close();
+  });
+
+  test('MMIO of 8 bytes comes and goes as a bigint', async () => {
+    const { vm, vcpu } = startGuest(backend, 'mmio');
+    const writes: unknown[] = [];
+    vm.map(
+      { address: BigInt(TEST_MMIO), length: 0x1000 },
+      {
+        read: (offset, width) => (width === 8 ? 0x0123_4567_89ab_cdefn : offset),
+        write: (offset, width, value) => void writes.push([offset, width, value]),
+      },
+    );
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(writes).toEqual([
+      [0, 1, 0x11],
+      [2, 2, 0x3322],
+      [4, 4, 0x7766_5544],
+      [8, 8, 0xffee_ddcc_bbaa_9988n],
+    ]);
+    expect(vm.memory.view(RESULTS, 16).getBigUint64(8)).toBe(0x0123_4567_89ab_cdefn);
+    expect(vm.memory.read(RESULTS, 8)).toEqual(Uint8Array.of(0x10, 0, 0x12, 0, 0x14, 0, 0, 0));
+    vm.close();
+  });
+
+  test('a device without read and write is an empty bus', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.map(RANGE, {});
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
+    vm.close();
+  });
+
+  test('a device that throws ends the run with its error as the cause; the guest can go on', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const cause = new RangeError('no such register');
+    const written: unknown[] = [];
+    vm.map(RANGE, {
+      name: 'sensor',
+      read: () => {
+        throw cause;
+      },
+      write: (_offset, _width, value) => void written.push(value),
+    });
+    const failure = run(vcpu);
+    await expect(failure).rejects.toBeInstanceOf(DeviceError);
+    await expect(failure).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', device: 'sensor', offset: 0, width: 1, write: false, cause });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(written).toEqual([0xff]);
+    vm.close();
+  });
+
+  test('a write that throws counts as done', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    let writes = 0;
+    vm.map(RANGE, {
+      read: () => 1,
+      write: () => {
+        writes += 1;
+        throw 'text';
+      },
+    });
+    await expect(run(vcpu)).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', write: true, cause: 'text' });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(writes).toBe(1);
+    vm.close();
+  });
+
+  const nonsense: [string, unknown, string][] = [
+    ['undefined', undefined, 'instead of a whole number'],
+    ['null', null, 'instead of a whole number'],
+    ['NaN', Number.NaN, 'instead of a whole number'],
+    ['Infinity', Number.POSITIVE_INFINITY, 'instead of a whole number'],
+    ['a fraction', 1.5, 'instead of a whole number'],
+    ['text', '42', 'instead of a whole number'],
+    ['an object', {}, 'instead of a whole number'],
+    ['a negative number', -1, 'does not fit'],
+    ['too large a number', 256, 'does not fit'],
+    ['too large a bigint', 256n, 'does not fit'],
+    ['a number beyond 64 bits', 1n << 64n, 'does not fit'],
+    ['a promise', Promise.resolve(1), 'promise'],
+    ['a promise that rejects', Promise.reject(new Error('late')), 'promise'],
+  ];
+  nonsense.forEach(([, value]) => Promise.resolve(value).catch(() => {}));
+  test.each(nonsense)('a device that answers %s is ERR_DEVICE_FAILED', async (_name, value, why) => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.map(RANGE, { read: () => value as number });
+    await expect(run(vcpu)).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', message: expect.stringContaining(why) });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
+    vm.close();
+  });
+
+  test('a write that gives a promise is ERR_DEVICE_FAILED, and its rejection ends nothing', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.map(RANGE, {
+      read: () => 1,
+      write: async () => {
+        throw new Error('late');
+      },
+    });
+    expect(await codeOfAsync(run(vcpu))).toBe('ERR_DEVICE_FAILED');
+    vm.close();
+  });
+
+  test('a slow device makes the guest wait, and nothing is lost', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.map(RANGE, {
+      read: () => {
+        const end = performance.now() + 30;
+        while (performance.now() < end);
+        return 7;
+      },
+    });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(vcpu.registers.rax & 0xffn).toBe(7n);
+    vm.close();
+  });
+
+  test('a device that uses its own vCPU is told that it is busy; memory and cancel are free', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const codes: unknown[] = [];
+    vm.map(RANGE, {
+      read: () => {
+        codes.push(codeOf(() => vcpu.run()));
+        codes.push(codeOf(() => vcpu.registers));
+        vm.memory.write(0x2000, Uint8Array.of(1));
+        codes.push(vm.memory.read(0x2000, 1)[0]);
+        vcpu.cancel();
+        return 3;
+      },
+    });
+    expect(await run(vcpu)).toEqual({ kind: 'cancelled' });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(codes).toEqual(['ERR_VCPU_BUSY', 'ERR_VCPU_BUSY', 1]);
+    expect(vcpu.registers.rax & 0xffn).toBe(3n);
+    vm.close();
+  });
+
+  test('a device may run another vCPU of its VM', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.memory.write(0x4000, Uint8Array.of(0xe4, 0x11, 0xf4)); // in al, 0x11; hlt
+    const other = vm.createVcpu(1);
+    other.systemRegisters = vcpu.systemRegisters;
+    other.registers = { ...vcpu.registers, rip: 0x4000n };
+    const exits: VmExit[] = [];
+    vm.map(RANGE, {
+      read: (offset) => {
+        if (offset === 1) return 0x22;
+        exits.push(other.run());
+        return 0x11;
+      },
+    });
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(exits).toEqual([{ kind: 'hlt' }]);
+    expect([vcpu.registers.rax & 0xffn, other.registers.rax & 0xffn]).toEqual([0x11n, 0x22n]);
+    vm.close();
+  });
+
+  test('a device that takes itself away still answers; later accesses are unclaimed', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const mapping = vm.map(RANGE, {
+      read: () => {
+        mapping.unmap();
+        mapping.unmap();
+        return 9;
+      },
+    });
+    expect(await run(vcpu)).toEqual({ kind: 'pio', port: 0x11, write: true, data: Uint8Array.of(9) });
+    vm.close();
+  });
+
+  test('a device may map another', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const written: unknown[] = [];
+    vm.map(
+      { port: 0x10, length: 1 },
+      {
+        read: () => {
+          vm.map({ port: 0x11, length: 1 }, { write: (_offset, _width, value) => void written.push(value) });
+          return 8;
+        },
+      },
+    );
+    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(written).toEqual([8]);
+    vm.close();
+  });
+
+  test('a device that closes its VM ends the run with ERR_CLOSED', async () => {
+    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    vm.map(RANGE, {
+      read: () => {
+        vm.close();
+        return 1;
+      },
+    });
+    expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
+    expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
+    expect(codeOf(() => vcpu.registers)).toBe('ERR_CLOSED');
+    expect(codeOf(() => vm.createVcpu(1))).toBe('ERR_CLOSED');
+    expect(codeOf(() => vm.map({ port: 1, length: 1 }, {}))).toBe('ERR_CLOSED');
+  });
+});
+
+test('the event loop stays free while a vCPU runs on its own thread', async () => {
+  const [backend] = usableBackends();
+  if (backend === undefined) return;
+  const { vm, vcpu } = startGuest(backend, 'spin');
+  const run = vcpu.runAsync();
+  let ticks = 0;
+  const timer = setInterval(() => {
+    ticks += 1;
+    if (ticks === 5) vcpu.cancel();
+  }, 1);
+  await run;
+  clearInterval(timer);
+  expect(ticks).toBeGreaterThanOrEqual(5);
+  vm.close();
+});
+
+describe('mapping', () => {
+  const [backend = 'soft'] = usableBackends();
+  const device: Device = {};
+
+  test.each<[string, DeviceRange]>([
+    ['an overlap', { port: 0x13, length: 2 }],
+    ['nothing', { port: 0x80, length: 0 }],
+    ['more than there are ports', { port: 0xffff, length: 2 }],
+    ['a port beyond all', { port: 0x1_0000, length: 1 }],
+    ['RAM', { address: 0x1000, length: 8 }],
+    ['RAM in part', { address: 0xffff, length: 2 }],
+  ])('%s is ERR_DEVICE_OVERLAP', (_name, range) => {
+    using vm = Vm.create({ backend, memory: '64K' });
+    vm.map({ port: 0x10, length: 4 }, device);
+    expect(codeOf(() => vm.map(range, device))).toBe('ERR_DEVICE_OVERLAP');
+  });
+
+  test.each<[string, DeviceRange]>([
+    ['a negative port', { port: -1, length: 1 }],
+    ['a fraction', { port: 1.5, length: 1 }],
+    ['a wild address', { address: 1n << 63n, length: 1 }],
+    ['a wild length', { address: 0xd000_0000, length: Number.POSITIVE_INFINITY }],
+  ])('%s is ERR_INVALID_ARGUMENT', (_name, range) => {
+    using vm = Vm.create({ backend, memory: '64K' });
+    expect(codeOf(() => vm.map(range, device))).toBe('ERR_INVALID_ARGUMENT');
+  });
+
+  test('what was taken away can be mapped again', () => {
+    using vm = Vm.create({ backend, memory: '64K' });
+    const first = vm.map({ port: 0x10, length: 4 }, device);
+    first.unmap();
+    const second = vm.map({ port: 0x12, length: 4 }, device);
+    first.unmap();
+    expect(codeOf(() => vm.map({ port: 0x12, length: 1 }, device))).toBe('ERR_DEVICE_OVERLAP');
+    second.unmap();
+  });
+});

@@ -1,0 +1,213 @@
+//! Devices in JavaScript as the run loop's [`Host`]: called directly on the JavaScript thread, or by way of
+//! its event loop from a vCPU's own thread.
+#![allow(
+    unsafe_code,
+    reason = "the direct call goes through the raw Node-API to allocate no handle that stays"
+)]
+
+use std::ptr::null_mut;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use napi::bindgen_prelude::{FunctionRef, JsValue, Uint32Array};
+use napi::threadsafe_function::{ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Env, Status, sys};
+use squib_core::{Error, ErrorCode};
+use squib_vmm::host::ThreadHost;
+use squib_vmm::{Action, Host, Idle};
+
+use crate::error::{Result, node_api};
+use crate::record::{Access, Record};
+
+/// Posts accesses to the event loop. Weak: a VM that does not run keeps no process alive.
+type Post = ThreadsafeFunction<Access, (), (), Status, false, true, 0>;
+
+/// The way into JavaScript that all devices of a VM share.
+pub(crate) struct Dispatch {
+    /// Reads the record, asks the device, writes the answer into the record.
+    function: FunctionRef<(), ()>,
+    /// Keeps the words alive.
+    _words: Uint32Array,
+    record: Record,
+    post: Arc<Post>,
+}
+
+impl Dispatch {
+    /// A way to `function` by the record in `words`.
+    pub(crate) fn new(env: &Env, function: FunctionRef<(), ()>, mut words: Uint32Array) -> Result<Self> {
+        let record = Record::new(&mut words)?;
+        let post = function
+            .borrow_back(env)
+            .and_then(|f| {
+                f.build_threadsafe_function::<Access>().weak::<true>().build_callback(
+                    move |ctx: ThreadsafeCallContext<Access>| {
+                        record.ask(ctx.value);
+                        Ok(())
+                    },
+                )
+            })
+            .map_err(|e| node_api(&e))?;
+        Ok(Self { function, _words: words, record, post: Arc::new(post) })
+    }
+
+    /// The host of a vCPU that runs on the JavaScript thread.
+    pub(crate) fn direct(&self, env: Env, vcpu: u32) -> Result<DirectHost> {
+        let function = self.function.borrow_back(&env).map_err(|e| node_api(&e))?.raw();
+        let mut undefined = null_mut();
+        // SAFETY: the environment is alive, as we are called from it.
+        unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
+        Ok(DirectHost { env: env.raw(), function, undefined, record: self.record, vcpu })
+    }
+
+    /// The host of a vCPU that runs on a thread of its own.
+    /// `wait` is how it waits while the guest is idle; without, idleness goes back to the caller.
+    pub(crate) fn threaded(
+        &self,
+        vcpu: u32,
+        mailbox: Arc<Mailbox>,
+        wait: Option<ThreadHost>,
+    ) -> ThreadedHost {
+        ThreadedHost { post: self.post.clone(), record: self.record, vcpu, mailbox, wait }
+    }
+}
+
+/// Calls devices from the JavaScript thread. Lives no longer than the native call that made it, as its handles do.
+pub(crate) struct DirectHost {
+    env: sys::napi_env,
+    function: sys::napi_value,
+    undefined: sys::napi_value,
+    record: Record,
+    vcpu: u32,
+}
+
+impl DirectHost {
+    fn access(&self, access: Access) -> squib_core::Result<u64> {
+        self.record.ask(access);
+        // A vCPU may make millions of calls before it returns to JavaScript; without a scope each would leave a
+        // handle.
+        let mut scope = null_mut();
+        // SAFETY: the environment and the two handles belong to the native call that we are in.
+        let status = unsafe {
+            sys::napi_open_handle_scope(self.env, &mut scope);
+            let mut result = null_mut();
+            let status =
+                sys::napi_call_function(self.env, self.undefined, self.function, 0, null_mut(), &mut result);
+            sys::napi_close_handle_scope(self.env, scope);
+            status
+        };
+        if status != sys::Status::napi_ok {
+            // TypeScript catches what devices throw, so JavaScript itself is at its end: the stack is full, or the
+            // worker is being terminated. The exception stays pending and is thrown when the run returns.
+            return Err(Error::new(ErrorCode::DeviceFailed, "JavaScript could not be called"));
+        }
+        self.record.answer()
+    }
+}
+
+impl Host for DirectHost {
+    fn read(&mut self, device: u32, offset: u64, width: u8) -> squib_core::Result<u64> {
+        self.access(Access { vcpu: self.vcpu, device, offset, width, value: None })
+    }
+
+    fn write(&mut self, device: u32, offset: u64, width: u8, value: u64) -> squib_core::Result<Action> {
+        self.access(Access { vcpu: self.vcpu, device, offset, width, value: Some(value) })
+            .map(|_| Action::Continue)
+    }
+
+    fn idle(&mut self, _deadline_ns: Option<u64>) -> Idle {
+        Idle::Return
+    }
+}
+
+/// Where a vCPU's thread waits for an answer from JavaScript.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    state: Mutex<Mail>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Mail {
+    answer: Option<squib_core::Result<u64>>,
+    /// JavaScript is gone and will not answer.
+    closed: bool,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        // A thread that died here left at worst an answer that nobody takes.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, answer: squib_core::Result<u64>) {
+        self.lock().answer = Some(answer);
+        self.changed.notify_one();
+    }
+
+    /// Ends every wait, now and later.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> squib_core::Result<u64> {
+        let mut mail = self.lock();
+        loop {
+            if let Some(answer) = mail.answer.take() {
+                return answer;
+            }
+            if mail.closed {
+                return Err(gone());
+            }
+            mail = self.changed.wait(mail).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorCode::Closed, "the JavaScript environment of this VM's devices has ended")
+}
+
+/// Calls devices from a vCPU's thread: the access goes to the event loop, and the thread waits for the answer.
+pub(crate) struct ThreadedHost {
+    post: Arc<Post>,
+    record: Record,
+    vcpu: u32,
+    mailbox: Arc<Mailbox>,
+    wait: Option<ThreadHost>,
+}
+
+impl ThreadedHost {
+    fn access(&self, access: Access) -> squib_core::Result<u64> {
+        let (mailbox, record) = (self.mailbox.clone(), self.record);
+        let status = self.post.call_with_return_value(
+            access,
+            ThreadsafeFunctionCallMode::NonBlocking,
+            move |called, _env| {
+                mailbox.put(match called {
+                    Ok(_) => record.answer(),
+                    Err(_) => Err(Error::new(ErrorCode::DeviceFailed, "JavaScript could not be called")),
+                });
+                Ok(())
+            },
+        );
+        if status != Status::Ok {
+            return Err(gone());
+        }
+        self.mailbox.take()
+    }
+}
+
+impl Host for ThreadedHost {
+    fn read(&mut self, device: u32, offset: u64, width: u8) -> squib_core::Result<u64> {
+        self.access(Access { vcpu: self.vcpu, device, offset, width, value: None })
+    }
+
+    fn write(&mut self, device: u32, offset: u64, width: u8, value: u64) -> squib_core::Result<Action> {
+        self.access(Access { vcpu: self.vcpu, device, offset, width, value: Some(value) })
+            .map(|_| Action::Continue)
+    }
+
+    fn idle(&mut self, deadline_ns: Option<u64>) -> Idle {
+        self.wait.as_mut().map_or(Idle::Return, |wait| wait.idle(deadline_ns))
+    }
+}

@@ -1,0 +1,31 @@
+//! Numbers from JavaScript.
+
+use napi::bindgen_prelude::BigInt;
+use squib_core::ErrorCode;
+
+use crate::error::{Result, refuse};
+
+/// The largest number up to which JavaScript's numbers are exact, 2^53 - 1.
+const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
+
+/// A whole number that JavaScript keeps exactly.
+///
+/// # Errors
+/// `code` for any other.
+pub(crate) fn whole(value: f64, code: ErrorCode) -> Result<u64> {
+    if (0.0..=MAX_SAFE).contains(&value) && value.trunc() == value {
+        return Ok(value as u64);
+    }
+    refuse(code, format!("{value} is not a whole number from 0 to 2^53 - 1"))
+}
+
+/// A bigint from 0 to 2^64 - 1.
+///
+/// # Errors
+/// `code` for any other.
+pub(crate) fn word(value: &BigInt, code: ErrorCode) -> Result<u64> {
+    match value.get_u64() {
+        (_, word, true) => Ok(word),
+        _ => refuse(code, "the value must be a bigint from 0 to 2^64 - 1"),
+    }
+}

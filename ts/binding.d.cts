@@ -1,0 +1,395 @@
+/** The types of the addon, made by `npm run build:addon` from crates/squib-node. */
+
+/** The RAM of a VM. */
+export declare class NativeMemory {
+  /** The regions, ascending. */
+  regions(): Array<MemoryRegion>
+  /**
+   * Windows over all RAM, or none where the engine allows no foreign memory. To be called once: two
+   * `ArrayBuffer`s over the same memory are not allowed.
+   */
+  windows(): Array<MemoryWindow>
+  /** Copies `length` bytes out. */
+  read(addr: number, length: number): Uint8Array
+  /** Copies `data` in. */
+  write(addr: number, data: Uint8Array): void
+  /** Sets `length` bytes to `byte`. */
+  fill(addr: number, byte: number, length: number): void
+  /** Writes the low `width` (1, 2 or 4) bytes of `value`, little-endian. */
+  setNumber(addr: number, width: number, value: number): void
+  /** Writes 8 bytes, little-endian. */
+  setBigint(addr: number, value: bigint): void
+}
+
+/** A vCPU. `ts/vcpu.ts` is its face. */
+export declare class NativeVcpu {
+  /** Its number. */
+  get id(): number
+  /** Answers the last exit and runs the guest on this thread until the next that no device claims. */
+  run(entry?: VmEntry | undefined | null): VmExit
+  /** The same on a thread of its own. */
+  runAsync(entry?: VmEntry | undefined | null): Promise<VmExit | ErrorValue>
+  /** Makes the run under way, or else the next one, return `cancelled`. */
+  cancel(): void
+  /** Makes runs return `budgetSpent` after about this many instructions; nothing takes the limit away. */
+  setBudget(instructions?: bigint | undefined | null): void
+  /** Guest instructions executed up to the end of the last run, where the backend counts them. */
+  instructions(): bigint | null
+  /** Exits so far, by kind, those that devices answered included. */
+  exitCounts(): Array<ExitCount>
+  /** Delivers an external interrupt at the next entry, where the VM has no interrupt controller. */
+  injectInterrupt(vector: number): void
+  /** Makes runs return `interruptWindow` once the guest can take an interrupt. */
+  requestInterruptWindow(wanted: boolean): void
+  /** Raises a non-maskable interrupt. */
+  injectNmi(): void
+  /** General-purpose registers, instruction pointer and flags. */
+  registers(): Registers
+  /** Sets them. */
+  setRegisters(registers: Registers): void
+  /** Segments and control registers. */
+  systemRegisters(): SystemRegisters
+  /** Sets them. */
+  setSystemRegisters(registers: SystemRegisters): void
+  /** Debug registers. */
+  debugRegisters(): DebugRegisters
+  /** Sets them. */
+  setDebugRegisters(registers: DebugRegisters): void
+  /** A model-specific register. */
+  msr(index: number): bigint
+  /** Sets one. */
+  setMsr(index: number, value: bigint): void
+  /** The MSRs that make up the state of a vCPU. */
+  msrIndices(): Array<number>
+  /** x87, SSE and further state in the standard XSAVE format. */
+  xsave(): Uint8Array
+  /** Sets it. */
+  setXsave(area: Uint8Array): void
+  /** Extended control register 0. */
+  xcr0(): bigint
+  /** Sets it. */
+  setXcr0(value: bigint): void
+  /** Events on their way into the vCPU. */
+  pendingEvents(): PendingEvents
+  /** Sets them. */
+  setPendingEvents(events: PendingEvents): void
+  /** What CPUID says. */
+  cpuid(leaf: number, subleaf: number): CpuidResult
+}
+
+/** A VM. `ts/vm.ts` is its face. */
+export declare class NativeVm {
+  /** Makes a VM with `memory` bytes of RAM. `dispatch` answers device accesses that it finds in `record`. */
+  static create(backend: BackendKind, memory: number, irqchip: IrqchipKind, record: Uint32Array, dispatch: () => void): NativeVm
+  /** Its RAM. */
+  memory(): NativeMemory
+  /** Makes the vCPU with local APIC number `id`. */
+  createVcpu(id: number): NativeVcpu
+  /** Gives `length` ports from `base` to device `device` of the dispatch function. */
+  mapPorts(name: string, base: number, length: number, device: number): void
+  /** Gives `length` guest-physical addresses from `base` to device `device` of the dispatch function. */
+  mapMmio(name: string, base: number, length: number, device: number): void
+  /** Takes away the ports from `base`. */
+  unmapPorts(base: number): void
+  /** Takes away the addresses from `base`. */
+  unmapMmio(base: number): void
+  /** Sets the level of an interrupt line. */
+  setIrqLine(gsi: number, level: boolean): void
+  /** Delivers a message-signalled interrupt. */
+  signalMsi(address: number, data: number): void
+  /** Starts or stops recording of pages that the guest writes. */
+  setDirtyLog(enabled: boolean): void
+  /** Addresses of the pages written since the last call. */
+  takeDirtyPages(): Array<number>
+  /**
+   * Ends all runs and lets go of everything. One that waits for a device's answer gets it first. Further calls
+   * change nothing.
+   */
+  close(): void
+}
+
+/** What a backend can do here. */
+export declare function backendCapabilities(backend: BackendKind): BackendCapabilities
+
+/** What a backend can do. */
+export interface BackendCapabilities {
+  /** The kinds of exit that it can produce. */
+  exits: VmExit['kind'][]
+  /** Most vCPUs of a VM. */
+  maxVcpus: number
+  /** Whether it can tell which pages a guest wrote. */
+  dirtyTracking: boolean
+  /** Whether each vCPU exit reaches the caller. */
+  exposesExits: boolean
+  /** The interrupt controllers that it can host. */
+  irqchips: Array<IrqchipKind>
+  /** Whether an instruction budget can be set. */
+  instructionBudget: boolean
+  /** Frequency of the guest's time-stamp counter in kHz, where it is fixed. */
+  tscKhz?: number
+}
+
+/** The backends that can be named. */
+export type BackendKind = 'kvm' | 'soft'
+
+/** One CPUID result. */
+export interface CpuidResult {
+  eax: number
+  ebx: number
+  ecx: number
+  edx: number
+}
+
+/** DR0–DR3, DR6, DR7. */
+export interface DebugRegisters {
+  /** Breakpoint addresses, four of them. */
+  db: Array<bigint>
+  /** Status. */
+  dr6: bigint
+  /** Control. */
+  dr7: bigint
+}
+
+/** GDTR or IDTR. */
+export interface DescriptorTable {
+  /** Linear address. */
+  base: bigint
+  /** Offset of the last byte. */
+  limit: number
+}
+
+/** The stable codes of all errors. */
+export declare function errorCodes(): Array<string>
+
+/** An error as a promise carries it. */
+export interface ErrorValue {
+  /** The stable code, beginning with `ERR_`. */
+  code: string
+  /** What was wrong and what to do. */
+  message: string
+}
+
+/** How many exits of a kind there were. */
+export interface ExitCount {
+  /** The kind. */
+  kind: VmExit['kind']
+  /** How many. */
+  count: number
+}
+
+/** Which interrupt controllers live inside the backend. */
+export type IrqchipKind = 'none' | 'split' | 'full'
+
+/** What the machine's KVM is worth. */
+export interface KvmReport {
+  /** What was tried, in order. */
+  steps: Array<ProbeStep>
+  /** Version of the interface. */
+  apiVersion?: number
+  /** Speed of ring-0 code, in millions of instructions a second. */
+  ring0Mips?: number
+  /** Frequency of the guest's time-stamp counter in kHz. */
+  tscKhz?: number
+  /** The kernel's capabilities that squib knows a use for. */
+  capabilities: Record<string, number>
+  /** Whether guests as large as Linux run here as hardware runs them. */
+  runsGuestsAtSpeed: boolean
+  /** Why the verdict is what it is. */
+  reason: string
+}
+
+/** A run of guest RAM. */
+export interface MemoryRegion {
+  /** Guest-physical address of the first byte. */
+  address: number
+  /** Length in bytes. */
+  length: number
+}
+
+/** Part of guest RAM that JavaScript can read without a call. */
+export interface MemoryWindow {
+  /** Guest-physical address of the first byte. */
+  address: number
+  /** The bytes. For reading only: writes must go through [`NativeMemory`]. */
+  buffer: ArrayBuffer
+}
+
+/** Why a model-specific-register access left the backend. */
+export type MsrReason = 'unknown' | 'invalid' | 'filter'
+
+/** What is on its way into a vCPU but not yet in its registers. */
+export interface PendingEvents {
+  /** Exception to deliver. */
+  exception?: PendingException
+  /** External interrupt already acknowledged, to deliver. */
+  interrupt?: number
+  /** An NMI is pending. */
+  nmiPending: boolean
+  /** NMIs are blocked until IRET. */
+  nmiMasked: boolean
+  /** The instruction before was STI or MOV SS. */
+  interruptShadow: boolean
+}
+
+/** An exception on its way into a vCPU. */
+export interface PendingException {
+  /** Vector. */
+  vector: number
+  /** Error code, where the exception has one. */
+  errorCode?: number
+}
+
+/** Tries the machine's KVM with small guests. Takes a fraction of a second at most. */
+export declare function probeKvm(): KvmReport
+
+/** How one step of a probe went. */
+export interface ProbeStep {
+  /** What was tried. */
+  name: string
+  /** Whether it works; nothing when an earlier step failed. */
+  works?: boolean
+  /** Why it does not work, and what to do. */
+  why?: string
+}
+
+/** General-purpose registers, instruction pointer and flags. */
+export interface Registers {
+  rax: bigint
+  rcx: bigint
+  rdx: bigint
+  rbx: bigint
+  rsp: bigint
+  rbp: bigint
+  rsi: bigint
+  rdi: bigint
+  r8: bigint
+  r9: bigint
+  r10: bigint
+  r11: bigint
+  r12: bigint
+  r13: bigint
+  r14: bigint
+  r15: bigint
+  rip: bigint
+  rflags: bigint
+}
+
+/** A segment register with its hidden part. */
+export interface Segment {
+  /** Linear address of byte 0. */
+  base: bigint
+  /** Offset of the last byte, in bytes. */
+  limit: number
+  /** The visible selector. */
+  selector: number
+  /** Type field, 4 bits. */
+  kind: number
+  /** Descriptor privilege level, 0–3. */
+  dpl: number
+  /** P: present. */
+  present: boolean
+  /** S: code or data, not system. */
+  codeOrData: boolean
+  /** L: 64-bit code. */
+  long: boolean
+  /** D/B: 32-bit default size. */
+  big: boolean
+  /** G: limit counted in pages. */
+  granularity: boolean
+  /** AVL: free for software. */
+  available: boolean
+  /** Loaded with a null selector, so unusable. */
+  unusable: boolean
+}
+
+/** What a system event is about. */
+export type SystemEventKind = 'shutdown' | 'reset' | 'crash' | 'wakeup' | 'suspend' | 'other'
+
+/** Segments, descriptor tables and control registers. */
+export interface SystemRegisters {
+  es: Segment
+  cs: Segment
+  ss: Segment
+  ds: Segment
+  fs: Segment
+  gs: Segment
+  ldt: Segment
+  tr: Segment
+  gdt: DescriptorTable
+  idt: DescriptorTable
+  cr0: bigint
+  cr2: bigint
+  cr3: bigint
+  cr4: bigint
+  cr8: bigint
+  efer: bigint
+  apicBase: bigint
+}
+
+/** The answer to the last exit: `squib_core::VmEntry` as a union of objects told apart by `kind`. */
+export type VmEntry =
+  | { kind: 'resume' }
+  | { kind: 'read'; /** The bytes, little-endian. */
+  data: Uint8Array }
+  | { kind: 'hypercall'; /** Goes into the return register. */
+  value: bigint }
+  | { kind: 'msr'; /** Goes into EDX:EAX. */
+  value: bigint }
+  | { kind: 'msrFault' }
+  | { kind: 'complete'; /** The answer, where the access is a read. */
+  data?: Uint8Array }
+
+/** Why a vCPU came back: `squib_core::VmExit` as a union of objects told apart by `kind`. */
+export type VmExit =
+  | { kind: 'mmio'; /** Guest-physical address of the first byte. */
+    addr: bigint; /** Whether the guest wrote; else it reads and waits for a `read` entry. */
+    write: boolean; /** What the guest wrote, or as many zero bytes as it wants to read. */
+  data: Uint8Array }
+  | { kind: 'pio'; /** Port number. */
+    port: number; /** Whether the guest wrote; else it reads and waits for a `read` entry. */
+    write: boolean; /** What the guest wrote, or as many zero bytes as it wants to read: 1, 2 or 4. */
+  data: Uint8Array }
+  | { kind: 'hypercall'; /** Function number. */
+    func: bigint; /** The six argument registers. */
+  args: Array<bigint> }
+  | { kind: 'wfi' }
+  | { kind: 'wfe' }
+  | { kind: 'hlt' }
+  | { kind: 'reset' }
+  | { kind: 'shutdown' }
+  | { kind: 'debug'; /** Address of the instruction. */
+    pc: bigint; /** DR6 in the low, the exception vector in the high 32 bits. */
+  syndrome: bigint }
+  | { kind: 'internalError'; /** For people. */
+  message: string }
+  | { kind: 'cancelled' }
+  | { kind: 'completed' }
+  | { kind: 'budgetSpent' }
+  | { kind: 'msrRead'; /** Register index. */
+    index: number; /** Why it came here. */
+  reason: JsMsrReason }
+  | { kind: 'msrWrite'; /** Register index. */
+    index: number; /** The value. */
+    value: bigint; /** Why it came here. */
+  reason: JsMsrReason }
+  | { kind: 'eoi'; /** The vector that ended. */
+  vector: number }
+  | { kind: 'interruptWindow' }
+  | { kind: 'tripleFault' }
+  | { kind: 'memoryFault'; /** First guest-physical address. */
+    addr: bigint; /** Length in bytes. */
+    size: bigint; /** The backend's own flags. */
+  flags: bigint }
+  | { kind: 'dirtyRingFull' }
+  | { kind: 'systemEvent'; /** What happened. */
+    event: JsSystemEvent; /** The backend's number of an event that has no name; else 0. */
+    number: number; /** Further words that came with it. */
+  data: Array<bigint> }
+  | { kind: 'failedEntry'; /** Reason as the hardware gives it. */
+    reason: bigint; /** Number of the host CPU. */
+  cpu: number }
+  | { kind: 'unsupported'; /** For people. */
+    what: string; /** Address of the instruction. */
+  rip: bigint }
+  | { kind: 'unknown'; /** The backend's number for it. */
+  reason: number }

@@ -1,0 +1,16 @@
+/**
+ * squib: a virtual machine monitor for TypeScript.
+ *
+ * {@link Vm} is a machine without a board, whose exits you handle; {@link Machine} is a PC that boots a kernel.
+ *
+ * @packageDocumentation
+ */
+export { BACKEND_CHOICES, type BackendCapabilities, type BackendChoice, type BackendKind, backendCapabilities } from './backend.js';
+export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
+export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
+export { assertNever, type IrqchipKind, type MsrReason, type SystemEventKind, type VmEntry, type VmExit } from './exits.js';
+export type { Memory, MemoryRegion } from './memory.js';
+export type { Address } from './numbers.js';
+export type { CpuidResult, DebugRegisters, PendingEvents, Registers, RunOptions, SystemRegisters, Vcpu } from './vcpu.js';
+export type { GuestView } from './view.js';
+export { type DeviceMapping, Vm, type VmOptions } from './vm.js';

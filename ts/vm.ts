@@ -1,0 +1,153 @@
+/** A virtual machine without a board. */
+import './dispose.js';
+import { type BackendChoice, chooseBackend } from './backend.js';
+import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
+import { type Device, type DeviceRange, DeviceTable } from './device.js';
+import { guard, invalid, SquibError } from './errors.js';
+import { Memory } from './memory.js';
+import { native } from './native.cjs';
+import { type Address, byteSize, u32, whole } from './numbers.js';
+import { Vcpu } from './vcpu.js';
+
+/** What a VM is made of. */
+export interface VmOptions {
+  /** Which backend runs it. `auto` takes KVM where a probe shows that it runs guests at speed, else `soft`. */
+  readonly backend?: BackendChoice;
+  /** RAM from address 0: bytes, or text such as `256M`. A multiple of 4096. */
+  readonly memory: Address | string;
+  /** Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. */
+  readonly irqchip?: IrqchipKind;
+}
+
+/** A device that is mapped. */
+export interface DeviceMapping extends Disposable {
+  /** Takes it away. Accesses that begin later are unclaimed; further calls change nothing. */
+  unmap(): void;
+}
+
+/**
+ * Memory, vCPUs and devices, with every exit that no device claims coming back to the caller. For a PC that boots a
+ * kernel see {@link Machine}.
+ *
+ * @example
+ * using vm = Vm.create({ memory: '64K' });
+ * vm.memory.write(0, new Uint8Array([0xe4, 0x10, 0xf4])); // in al, 0x10; hlt
+ * vm.map({ port: 0x10, length: 1 }, { read: () => 42 });
+ * const vcpu = vm.createVcpu(0);
+ * vcpu.run(); // { kind: 'hlt' }
+ */
+export class Vm implements Disposable, AsyncDisposable {
+  readonly #native: NativeVm;
+  readonly #devices: DeviceTable;
+  #closed = false;
+  readonly #isClosed = () => this.#closed;
+  /** Guest RAM. */
+  readonly memory: Memory;
+  /** The backend that runs it. */
+  readonly backend: BackendKind;
+
+  private constructor(vm: NativeVm, devices: DeviceTable, backend: BackendKind) {
+    this.#native = vm;
+    this.#devices = devices;
+    this.backend = backend;
+    this.memory = new Memory(
+      guard(() => vm.memory()),
+      this.#isClosed,
+    );
+  }
+
+  /** Makes a VM without vCPUs and devices. */
+  static create({ backend = 'auto', memory, irqchip = 'none' }: VmOptions): Vm {
+    const size = byteSize(memory);
+    const chosen = chooseBackend(backend).backend;
+    const devices = new DeviceTable();
+    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, devices.record, devices.dispatch));
+    return new Vm(vm, devices, chosen);
+  }
+
+  /** Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. */
+  createVcpu(id: number): Vcpu {
+    const number = u32(id, 'a vCPU number');
+    return new Vcpu(
+      guard(() => this.#native.createVcpu(number)),
+      this.#devices,
+      this.#isClosed,
+    );
+  }
+
+  /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
+  map(range: DeviceRange, device: Device): DeviceMapping {
+    const { length } = range;
+    const port = 'port' in range;
+    const base = port ? whole(range.port, 'a port') : whole(range.address, 'an address');
+    const count = whole(length, 'a length');
+    const name = device.name ?? (port ? `port 0x${base.toString(16)}` : `mmio 0x${base.toString(16)}`);
+    if (typeof name !== 'string') invalid("a device's name must be text");
+    this.#open();
+    const id = this.#devices.add(name, device);
+    try {
+      guard(() => (port ? this.#native.mapPorts(name, base, count, id) : this.#native.mapMmio(name, base, count, id)));
+    } catch (error) {
+      this.#devices.remove(id);
+      throw error;
+    }
+    let mapped = true;
+    const unmap = () => {
+      if (!mapped) return;
+      mapped = false;
+      this.#devices.remove(id);
+      if (this.#closed) return;
+      guard(() => (port ? this.#native.unmapPorts(base) : this.#native.unmapMmio(base)));
+    };
+    return { unmap, [Symbol.dispose]: unmap };
+  }
+
+  /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none. */
+  setIrqLine(gsi: number, level: boolean): void {
+    const line = u32(gsi, 'an interrupt line');
+    guard(() => this.#native.setIrqLine(line, level));
+  }
+
+  /** Delivers a message-signalled interrupt: a write of `data` to `address`. */
+  signalMsi(address: Address, data: number): void {
+    const [to, word] = [whole(address, 'an address'), u32(data, 'the data of an MSI')];
+    guard(() => this.#native.signalMsi(to, word));
+  }
+
+  /** Starts or stops recording of pages that the guest writes. */
+  setDirtyLog(enabled: boolean): void {
+    guard(() => this.#native.setDirtyLog(enabled));
+  }
+
+  /** Addresses of the 4 KiB pages that the guest wrote since the last call, ascending. */
+  takeDirtyPages(): number[] {
+    return guard(() => this.#native.takeDirtyPages());
+  }
+
+  /** Whether it has been closed. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Ends all runs, which then end with `ERR_CLOSED`, and lets go of the backend. Any thread's run under way ends soon;
+   * further calls change nothing. A device may call this while it answers.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    guard(() => this.#native.close());
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  #open(): void {
+    if (this.#closed) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
+  }
+}
