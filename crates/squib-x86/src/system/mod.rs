@@ -43,6 +43,8 @@ pub mod tsc;
 
 #[cfg(test)]
 pub(crate) mod mock;
+#[cfg(test)]
+mod random;
 
 use crate::env::{Env, Leave};
 use crate::fault::Stop;

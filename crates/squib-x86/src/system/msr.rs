@@ -5,7 +5,7 @@
 
 use squib_core::x86::bits::*;
 
-use super::{is_canonical, privileged, tsc};
+use super::{is_canonical, privileged};
 use crate::env::{Env, Flush};
 use crate::fault::{Exception, Stop};
 use crate::model::{CpuModel, Feature};
@@ -377,6 +377,7 @@ pub fn wrmsr<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::super::mock::Mock;
+    use super::super::tsc;
     use super::*;
 
     fn gp<T>() -> Result<T, Stop> {
