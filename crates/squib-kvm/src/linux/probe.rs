@@ -49,16 +49,21 @@ pub fn probe() -> ProbeReport {
     report.api_version = Some(backend.kvm.get_api_version());
     report.tsc_khz = backend.capabilities().tsc_khz;
     report.capabilities = capabilities(&backend.kvm);
-    report.creates_vm = step(backend.new_vm().map(drop));
-    if report.creates_vm.works() {
-        report.real_mode = step(signs(&backend, Mode::Real, &WRITE_SIGN));
-    }
+    let mut guest = match Guest::new(&backend) {
+        Ok(guest) => guest,
+        Err(error) => {
+            report.creates_vm = Step::Failed(error.to_string());
+            return report.judged();
+        }
+    };
+    report.creates_vm = Step::Works;
+    report.real_mode = step(guest.signs(Mode::Real, &WRITE_SIGN));
     if report.real_mode.works() {
-        report.long_mode = step(signs(&backend, Mode::Long, &WRITE_SIGN));
+        report.long_mode = step(guest.signs(Mode::Long, &WRITE_SIGN));
     }
     if report.long_mode.works() {
-        report.sse = step(signs(&backend, Mode::Long, &SSE));
-        report.ring0_mips = speed(&backend).ok();
+        report.ring0_mips = guest.speed().ok();
+        report.sse = step(guest.signs(Mode::Long, &SSE));
     }
     report.judged()
 }
@@ -101,30 +106,6 @@ fn capabilities(kvm: &Kvm) -> Vec<(&'static str, i32)> {
     KNOWN.iter().map(|&(name, number)| (name, kvm.check_extension_raw(number.into()))).collect()
 }
 
-/// Runs `code`, which is to write the sign.
-fn signs(backend: &KvmBackend, mode: Mode, code: &[u8]) -> Result<()> {
-    let mut vcpu = guest(backend, mode, code)?;
-    match run_for(&mut *vcpu, LIMIT)? {
-        VmExit::Pio { port, write: true, data } if port == u16::from(PORT) && data[..] == [SIGN] => Ok(()),
-        VmExit::Cancelled => Err(failed(format!("a {} guest was not done after {LIMIT:?}", mode.name()))),
-        other => Err(failed(format!("a {} guest ended in {other:?}", mode.name()))),
-    }
-}
-
-/// Instructions of a ring-0 loop in 64-bit mode, in millions a second.
-fn speed(backend: &KvmBackend) -> Result<f64> {
-    let mut vcpu = guest(backend, Mode::Long, &COUNT)?;
-    let start = Instant::now();
-    match run_for(&mut *vcpu, SPEED_TIME)? {
-        VmExit::Cancelled => {
-            let seconds = start.elapsed().as_secs_f64();
-            let loops = vcpu.x86()?.registers()?.rax;
-            Ok((loops * COUNT_INSTRUCTIONS) as f64 / seconds / 1e6)
-        }
-        other => Err(failed(format!("an endless loop ended in {other:?}"))),
-    }
-}
-
 fn failed(what: String) -> Error {
     Error::new(ErrorCode::BackendUnusable, what)
 }
@@ -163,27 +144,68 @@ impl Mode {
     }
 }
 
-/// A vCPU about to run `code`. It keeps its VM alive.
-fn guest(backend: &KvmBackend, mode: Mode, code: &[u8]) -> Result<Box<dyn Vcpu>> {
-    let memory = GuestMemory::new(MEMORY)?;
-    memory.write(CODE, code)?;
-    let [pml4, pdpt, directory] = PAGE_TABLES;
-    // Present and writable; the last maps 2 MiB one to one.
-    for (at, entry) in [(pml4, pdpt | 3), (pdpt, directory | 3), (directory, 0x83)] {
-        memory.write(at, &entry.to_le_bytes())?;
+/// One vCPU, for one small program after the other.
+struct Guest {
+    memory: Arc<GuestMemory>,
+    vcpu: Box<dyn Vcpu>,
+}
+
+impl Guest {
+    fn new(backend: &KvmBackend) -> Result<Self> {
+        let memory = GuestMemory::new(MEMORY)?;
+        let [pml4, pdpt, directory] = PAGE_TABLES;
+        // Present and writable; the last maps 2 MiB one to one.
+        for (at, entry) in [(pml4, pdpt | 3), (pdpt, directory | 3), (directory, 0x83)] {
+            memory.write(at, &entry.to_le_bytes())?;
+        }
+        let config = VmConfig {
+            memory: memory.clone(),
+            irqchip: IrqchipKind::None,
+            clock: Arc::new(Nothing),
+            waker: Arc::new(Nothing),
+        };
+        let vcpu = backend.create_vm(&config)?.create_vcpu(0)?;
+        Ok(Self { memory, vcpu })
     }
-    let config =
-        VmConfig { memory, irqchip: IrqchipKind::None, clock: Arc::new(Nothing), waker: Arc::new(Nothing) };
-    let mut vcpu = backend.create_vm(&config)?.create_vcpu(0)?;
-    let x86 = vcpu.x86()?;
-    let mut system = x86.system_registers()?;
-    match mode {
-        Mode::Real => system.cs = Segment::real_mode(0),
-        Mode::Long => enter_long_mode(&mut system, pml4),
+
+    /// Runs `code`, which is to write the sign.
+    fn signs(&mut self, mode: Mode, code: &[u8]) -> Result<()> {
+        match self.run(mode, code, LIMIT)? {
+            VmExit::Pio { port, write: true, data } if port == u16::from(PORT) && data[..] == [SIGN] => {
+                Ok(())
+            }
+            VmExit::Cancelled => Err(failed(format!("a {} guest was not done after {LIMIT:?}", mode.name()))),
+            other => Err(failed(format!("a {} guest ended in {other:?}", mode.name()))),
+        }
     }
-    x86.set_system_registers(&system)?;
-    x86.set_registers(&Registers { rip: CODE, rflags: bits::RFLAGS_FIXED, ..Registers::default() })?;
-    Ok(vcpu)
+
+    /// Instructions of a ring-0 loop in 64-bit mode, in millions a second.
+    fn speed(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        match self.run(Mode::Long, &COUNT, SPEED_TIME)? {
+            VmExit::Cancelled => {
+                let seconds = start.elapsed().as_secs_f64();
+                let loops = self.vcpu.x86()?.registers()?.rax;
+                Ok((loops * COUNT_INSTRUCTIONS) as f64 / seconds / 1e6)
+            }
+            other => Err(failed(format!("an endless loop ended in {other:?}"))),
+        }
+    }
+
+    /// Runs `code` from the start, in this mode.
+    fn run(&mut self, mode: Mode, code: &[u8], limit: Duration) -> Result<VmExit> {
+        self.memory.write(CODE, code)?;
+        self.vcpu.run(VmEntry::Complete(None))?;
+        let x86 = self.vcpu.x86()?;
+        let mut system = x86.system_registers()?;
+        match mode {
+            Mode::Real => system.cs = Segment::real_mode(0),
+            Mode::Long => enter_long_mode(&mut system, PAGE_TABLES[0]),
+        }
+        x86.set_system_registers(&system)?;
+        x86.set_registers(&Registers { rip: CODE, rflags: bits::RFLAGS_FIXED, ..Registers::default() })?;
+        run_for(&mut *self.vcpu, limit)
+    }
 }
 
 fn enter_long_mode(system: &mut SystemRegisters, page_table: u64) {

@@ -26,5 +26,5 @@ fn the_probe_is_quick_and_gives_its_reason() {
     let mips = report.ring0_mips.expect("a speed");
     assert!(mips > 0.01, "{mips}");
     // A KVM without hardware under it interprets ring 0 and knows no SSE; one with hardware does neither.
-    assert_eq!(report.runs_guests_at_speed, report.sse.works() && mips >= 50.0, "{report:?}");
+    assert_eq!(report.runs_guests_at_speed, report.sse.works() && mips >= 25.0, "{report:?}");
 }
