@@ -1,11 +1,12 @@
 //! Flat binaries: bytes that are copied to an address and entered.
 
-use squib_core::x86::Registers;
-use squib_core::{Error, ErrorCode, GuestMemory, Result};
+use squib_core::x86::{Registers, SystemRegisters};
+use squib_core::{Error, ErrorCode, Result};
 
+use super::elf::{Executable, Segment};
 use super::memory_map::MemoryMap;
 use super::placement::{Part, Placer};
-use super::{BootInfo, BootSource, BootState, Protocol, cpu, format_error, layout};
+use super::{BootSource, cpu, format_error, layout};
 
 /// Bytes of stack below [`layout::STACK_TOP`].
 const STACK_SIZE: u64 = 0x5000;
@@ -43,57 +44,45 @@ impl Flat {
     }
 }
 
-pub(super) fn load(
-    memory: &GuestMemory,
-    map: MemoryMap,
-    source: &BootSource<'_>,
-    flat: Flat,
-) -> Result<BootState> {
+/// The image as one segment.
+pub(super) fn executable<'a>(image: &'a [u8], source: &BootSource<'_>, flat: Flat) -> Result<Executable<'a>> {
     if source.initrd.is_some() || !source.command_line.is_empty() {
         let message = "a flat binary takes no initial RAM disk and no command line";
         return Err(Error::new(ErrorCode::InvalidArgument, message));
     }
-    let len = source.kernel.len() as u64;
-    if flat.entry.wrapping_sub(flat.addr) >= len {
-        let end = flat.addr.saturating_add(len);
+    let Flat { addr, entry, mode } = flat;
+    if entry.wrapping_sub(addr) >= image.len() as u64 {
+        let len = image.len();
         return Err(format_error(format!(
-            "the entry {:#x} is not in the image at {:#x}..{end:#x}",
-            flat.entry, flat.addr
+            "the entry {entry:#x} is not in the {len} bytes of the image at {addr:#x}"
         )));
     }
-    let highest = match flat.mode {
+    let highest = match mode {
         FlatMode::Real16 => 0xf_ffff,
         FlatMode::Protected32 => u64::from(u32::MAX),
         FlatMode::Long64 => layout::IDENTITY_MAP_END - 1,
     };
-    if flat.entry > highest {
-        let message = format!(
-            "the entry {:#x} cannot be reached in this mode: the highest is {highest:#x}",
-            flat.entry
-        );
+    if entry > highest {
+        let message =
+            format!("the entry {entry:#x} cannot be reached in this mode: the highest is {highest:#x}");
         return Err(Error::new(ErrorCode::MemoryRange, message));
     }
-    let mut placer = Placer::for_flat(memory, &map, source.reserved);
-    placer.put(Part::Kernel, flat.addr, source.kernel)?;
-    let (registers, system) = match flat.mode {
+    let segments = vec![Segment { addr, virtual_addr: addr, bytes: image, zeros: 0 }];
+    Ok(Executable { is_64: mode == FlatMode::Long64, entry, pvh_entry: None, segments })
+}
+
+pub(super) fn load(
+    placer: &mut Placer<'_>,
+    map: &MemoryMap,
+    flat: Flat,
+) -> Result<(Registers, SystemRegisters)> {
+    Ok(match flat.mode {
         FlatMode::Real16 => {
             let code = (flat.entry >> 4) as u16 & 0xf000;
             (cpu::registers(flat.entry & 0xffff), cpu::real16(code))
         }
-        FlatMode::Protected32 => (with_stack(&mut placer, flat.entry)?, cpu::protected32(&mut placer)?),
-        FlatMode::Long64 => (with_stack(&mut placer, flat.entry)?, cpu::long64(&mut placer, &map)?),
-    };
-    Ok(BootState {
-        registers,
-        system,
-        info: BootInfo {
-            protocol: Protocol::Flat(flat),
-            entry: flat.entry,
-            placements: placer.into_placements(),
-            memory_map: map,
-            kernel_version: None,
-            unpacked_size: len,
-        },
+        FlatMode::Protected32 => (with_stack(placer, flat.entry)?, cpu::protected32(placer)?),
+        FlatMode::Long64 => (with_stack(placer, flat.entry)?, cpu::long64(placer, map)?),
     })
 }
 

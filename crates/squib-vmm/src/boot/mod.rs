@@ -10,6 +10,8 @@ mod command_line;
 mod cpu;
 mod elf;
 mod flat;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod initrd;
 pub mod layout;
 mod linux64;
@@ -165,30 +167,25 @@ pub fn detect(image: &[u8]) -> Result<ImageKind> {
 /// options that do not go together or `reserved` ranges that overlap.
 pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> {
     let memory_map = MemoryMap::new(memory, source.reserved)?;
-    if let Some(Protocol::Flat(flat)) = source.protocol {
-        return flat::load(memory, memory_map, source, flat);
-    }
-    let mut kernel = Kernel { setup: None, image: Cow::Borrowed(source.kernel) };
-    if detect(source.kernel)? == ImageKind::BzImage {
-        let setup = SetupHeader::parse(source.kernel)?;
-        kernel.image = unpack::unpack(setup.payload(source.kernel)?, memory.size())?;
-        kernel.setup = Some(setup);
-    }
-    let (protocol, executable) = choose(&kernel, source.protocol)?;
-    let mut placer = Placer::new(memory, &memory_map);
+    let kernel = Kernel::open(source, memory.size())?;
+    let (protocol, executable) = choose(&kernel, source)?;
+    let mut placer = match protocol {
+        Protocol::Flat(_) => Placer::for_flat(memory, &memory_map, source.reserved),
+        Protocol::Pvh | Protocol::Linux64 | Protocol::Multiboot => Placer::new(memory, &memory_map),
+    };
     executable.load(&mut placer)?;
     let (registers, system) = match protocol {
         Protocol::Pvh => pvh::load(&mut placer, &memory_map, source, &kernel, &executable)?,
         Protocol::Linux64 => linux64::load(&mut placer, &memory_map, source, &kernel, &executable)?,
         Protocol::Multiboot => multiboot::load(&mut placer, &memory_map, source, &executable)?,
-        Protocol::Flat(_) => return Err(format_error("a flat binary has no protocol to choose")),
+        Protocol::Flat(flat) => flat::load(&mut placer, &memory_map, flat)?,
     };
     Ok(BootState {
         registers,
         system,
         info: BootInfo {
             protocol,
-            entry: registers.rip,
+            entry: system.cs.base + registers.rip,
             placements: placer.into_placements(),
             memory_map,
             kernel_version: kernel.setup.as_ref().and_then(|s| s.kernel_version(source.kernel)),
@@ -197,13 +194,24 @@ pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> 
     })
 }
 
-/// An unpacked kernel, with its setup header if it came in a bzImage.
+/// A kernel as it is after unpacking, with its setup header if it came in a bzImage.
 struct Kernel<'a> {
     setup: Option<SetupHeader>,
     image: Cow<'a, [u8]>,
 }
 
-impl Kernel<'_> {
+impl<'a> Kernel<'a> {
+    /// Unpacks a bzImage to at most `limit` bytes; everything else is taken as it is.
+    fn open(source: &BootSource<'a>, limit: u64) -> Result<Self> {
+        let flat = matches!(source.protocol, Some(Protocol::Flat(_)));
+        if flat || detect(source.kernel)? != ImageKind::BzImage {
+            return Ok(Self { setup: None, image: Cow::Borrowed(source.kernel) });
+        }
+        let setup = SetupHeader::parse(source.kernel)?;
+        let image = unpack::unpack(setup.payload(source.kernel)?, limit)?;
+        Ok(Self { setup: Some(setup), image })
+    }
+
     /// Longest command line it takes, in bytes without the final NUL.
     fn command_line_max(&self) -> usize {
         self.setup.as_ref().map_or(command_line::LINUX_MAX, SetupHeader::command_line_max)
@@ -215,23 +223,28 @@ impl Kernel<'_> {
     }
 }
 
-/// Reads the executable in `kernel` and settles the protocol.
-fn choose<'k>(kernel: &'k Kernel<'_>, asked: Option<Protocol>) -> Result<(Protocol, Executable<'k>)> {
+/// Settles the protocol, and what of `kernel` goes where.
+fn choose<'k>(kernel: &'k Kernel<'_>, source: &BootSource<'_>) -> Result<(Protocol, Executable<'k>)> {
     let image = kernel.image.as_ref();
-    let multiboot = multiboot::Header::find(image);
-    if asked == Some(Protocol::Multiboot) || asked.is_none() && !image.starts_with(b"\x7fELF") {
-        let header = multiboot
-            .ok_or_else(|| format_error("the image has no multiboot header in its first 8192 bytes"))?;
-        return Ok((Protocol::Multiboot, header.executable(image)?));
-    }
-    let executable = elf::parse(image)?;
-    match asked {
-        Some(protocol) => Ok((protocol, executable)),
-        None if executable.pvh_entry.is_some() => Ok((Protocol::Pvh, executable)),
-        None => match multiboot {
-            Some(header) => Ok((Protocol::Multiboot, header.executable(image)?)),
-            None => Ok((Protocol::Linux64, executable)),
-        },
+    let multiboot = || {
+        let none = || format_error("the image has no multiboot header in its first 8192 bytes");
+        multiboot::Header::find(image).ok_or_else(none)?.executable(image)
+    };
+    match source.protocol {
+        Some(Protocol::Flat(flat)) => Ok((Protocol::Flat(flat), flat::executable(image, source, flat)?)),
+        Some(Protocol::Multiboot) => Ok((Protocol::Multiboot, multiboot()?)),
+        Some(protocol) => Ok((protocol, elf::parse(image)?)),
+        None if !image.starts_with(b"\x7fELF") => Ok((Protocol::Multiboot, multiboot()?)),
+        None => {
+            let executable = elf::parse(image)?;
+            if executable.pvh_entry.is_some() {
+                Ok((Protocol::Pvh, executable))
+            } else if multiboot::Header::find(image).is_some() {
+                Ok((Protocol::Multiboot, multiboot()?))
+            } else {
+                Ok((Protocol::Linux64, executable))
+            }
+        }
     }
 }
 

@@ -236,7 +236,8 @@ fn command_lines_are_checked() {
 fn an_initial_ram_disk_ends_where_32_bits_can_say() {
     let memory = GuestMemory::with_regions(&[(0, 8 << 20), (0xffff_0000, 0x2_0000)]).unwrap();
     let image = Elf::pvh().build();
-    let state = boot::load(&memory, &BootSource { initrd: Some(&[1; 4096]), ..BootSource::new(&image) }).unwrap();
+    let state =
+        boot::load(&memory, &BootSource { initrd: Some(&[1; 4096]), ..BootSource::new(&image) }).unwrap();
     assert_eq!(place(&state, Part::Initrd), 0xffff_e000..0xffff_f000);
 }
 
