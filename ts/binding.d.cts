@@ -1,5 +1,42 @@
 /** The types of the addon, made by `npm run build:addon` from crates/squib-node. */
 
+/** A machine. `ts/machine.ts` is its face. */
+export declare class NativeMachine {
+  /** Runs all vCPUs, each on a thread of its own, until the machine ends or a device fails. */
+  run(): Promise<Outcome | ErrorValue>
+  /** Ends the machine: as timed out, or as aborted. */
+  end(timedOut: boolean): Outcome
+  /** Its RAM. */
+  memory(): NativeMemory
+  /** What was loaded. */
+  boot(): BootReport
+  /** What it has done so far. */
+  stats(): MachineStats
+  /** Takes the output that waits. */
+  takeOutput(): Uint8Array
+  /** Whether the guest waits while nobody takes its output; else its oldest output is lost. */
+  waitForReader(wait: boolean): void
+  /** Bytes of output that were lost because nobody took them in time. */
+  lostOutput(): number
+  /** Gives the guest input, and says how many bytes of it were taken. */
+  sendInput(bytes: Uint8Array): number
+  /** Gives `length` ports from `base` to device `device` of the dispatch function. */
+  mapPorts(name: string, base: number, length: number, device: number): void
+  /** Gives `length` guest-physical addresses from `base` to device `device` of the dispatch function. */
+  mapMmio(name: string, base: number, length: number, device: number): void
+  /** Takes away the ports from `base`. */
+  unmapPorts(base: number): void
+  /** Takes away the addresses from `base`. */
+  unmapMmio(base: number): void
+  /** Sets the level of an interrupt line that the board does not use. */
+  setIrqLine(gsi: number, level: boolean): void
+  /**
+   * Ends the machine and lets go of everything. A vCPU that waits for a device's answer gets it first. Further
+   * calls change nothing.
+   */
+  close(): void
+}
+
 /** The RAM of a VM. */
 export declare class NativeMemory {
   /** The regions, ascending. */
@@ -132,6 +169,18 @@ export interface BackendCapabilities {
 /** The backends that can be named. */
 export type BackendKind = 'kvm' | 'soft'
 
+/** What was loaded. */
+export interface BootReport {
+  /** By which protocol the guest is entered: `pvh`, `linux64`, `multiboot` or `flat`. */
+  protocol: string
+  /** Guest-physical address of the first instruction. */
+  entry: bigint
+  /** Version text of a bzImage. */
+  kernelVersion?: string
+  /** Size of the kernel after unpacking, in bytes. */
+  unpackedSize: number
+}
+
 /** One CPUID result. */
 export interface CpuidResult {
   eax: number
@@ -139,6 +188,12 @@ export interface CpuidResult {
   ecx: number
   edx: number
 }
+
+/**
+ * Builds a machine on a thread of its own, because unpacking a kernel takes a while. `dispatch` answers device
+ * accesses that it finds in `record`; `console` is told 0 when output waits and 1 when there is room for input.
+ */
+export declare function createMachine(backend: BackendKind, parts: MachineParts, record: Uint32Array, dispatch: () => void, console: (event: number) => void): Promise<NativeMachine | ErrorValue>
 
 /** DR0–DR3, DR6, DR7. */
 export interface DebugRegisters {
@@ -158,8 +213,25 @@ export interface DescriptorTable {
   limit: number
 }
 
+/** Accesses to one device. */
+export interface DeviceAccesses {
+  /** The device's name. */
+  name: string
+  /** Its first port or address. */
+  base: bigint
+  /** Whether it is at ports, not in memory. */
+  ports: boolean
+  /** Reads so far. */
+  reads: number
+  /** Writes so far. */
+  writes: number
+}
+
 /** The stable codes of all errors. */
 export declare function errorCodes(): Array<string>
+
+/** The exit status of a process that failed with the error of this code. */
+export declare function errorStatus(code: string): number
 
 /** An error as a promise carries it. */
 export interface ErrorValue {
@@ -198,6 +270,38 @@ export interface KvmReport {
   reason: string
 }
 
+/** What a machine is made of. */
+export interface MachineParts {
+  /** RAM in bytes. */
+  memory: number
+  /** How many vCPUs. */
+  cpus: number
+  /** Kernel or program image. */
+  kernel: Uint8Array
+  /** Initial RAM disk. */
+  initrd?: Uint8Array
+  /** Kernel command line. */
+  commandLine: string
+}
+
+/** What a machine has done so far. */
+export interface MachineStats {
+  /** Exits of all vCPUs by kind. */
+  exits: Partial<Record<VmExit['kind'], number>>
+  /** Accesses to each device. */
+  devices: Array<DeviceAccesses>
+  /** Accesses that met no device. */
+  openBus: number
+  /** Guest instructions up to the end of the last run, where the backend counts them. */
+  instructions?: bigint
+  /** Milliseconds from the machine's creation to the first byte on the console. */
+  firstOutputMs?: number
+  /** Milliseconds from the machine's creation to the start of Linux's first process, if the console told. */
+  userspaceMs?: number
+  /** Whether the guest's kernel has said that it panicked. */
+  panicked: boolean
+}
+
 /** A run of guest RAM. */
 export interface MemoryRegion {
   /** Guest-physical address of the first byte. */
@@ -216,6 +320,21 @@ export interface MemoryWindow {
 
 /** Why a model-specific-register access left the backend. */
 export type MsrReason = 'unknown' | 'invalid' | 'filter'
+
+/** How a machine ended. */
+export interface Outcome {
+  /** What ended it. */
+  kind: OutcomeKind
+  /** The exit status of a process that ran it. */
+  status: number
+  /** What the guest wrote to the debug-exit port, if that ended it. */
+  value?: number
+  /** The exit that nobody could go on from, if that ended it. */
+  exit?: VmExit
+}
+
+/** The names of the outcomes. */
+export type OutcomeKind = 'powerOff' | 'debugExit' | 'reset' | 'kernelPanic' | 'tripleFault' | 'failed' | 'timedOut' | 'aborted'
 
 /** What is on its way into a vCPU but not yet in its registers. */
 export interface PendingEvents {

@@ -9,8 +9,9 @@ export { BACKEND_CHOICES, type BackendCapabilities, type BackendChoice, type Bac
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export { assertNever, type IrqchipKind, type MsrReason, type SystemEventKind, type VmEntry, type VmExit } from './exits.js';
+export type { DeviceMapping } from './mapping.js';
 export type { Memory, MemoryRegion } from './memory.js';
 export type { Address } from './numbers.js';
 export type { CpuidResult, DebugRegisters, PendingEvents, Registers, RunOptions, SystemRegisters, Vcpu } from './vcpu.js';
 export type { GuestView } from './view.js';
-export { type DeviceMapping, Vm, type VmOptions } from './vm.js';
+export { Vm, type VmOptions } from './vm.js';

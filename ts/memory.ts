@@ -28,14 +28,15 @@ interface Window {
 export class Memory {
   readonly #native: NativeMemory;
   readonly #windows: Window[];
-  readonly #isClosed: () => boolean;
+  /** @internal Refuses to go on after the VM was closed. */
+  readonly check: () => void;
   /** The runs of RAM, ascending. */
   readonly regions: readonly MemoryRegion[];
 
   /** @internal */
-  constructor(native: NativeMemory, isClosed: () => boolean) {
+  constructor(native: NativeMemory, check: () => void) {
     this.#native = native;
-    this.#isClosed = isClosed;
+    this.check = check;
     this.regions = guard(() => native.regions());
     this.#windows = guard(() => native.windows()).map(({ address, buffer }) => ({ address, bytes: new Uint8Array(buffer) }));
   }
@@ -73,11 +74,6 @@ export class Memory {
     const window = this.#find(start, count);
     const mapped = window && new DataView(window.bytes.buffer, window.bytes.byteOffset + start - window.address, count);
     return new GuestView(this, this.#native, start, count, mapped);
-  }
-
-  /** @internal Refuses to go on after the VM was closed. */
-  check(): void {
-    if (this.#isClosed()) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
   }
 
   /** Checks a range, also for views, whose later accesses then need only an offset. */

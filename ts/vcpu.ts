@@ -31,15 +31,13 @@ export interface RunOptions {
 export class Vcpu {
   readonly #native: NativeVcpu;
   readonly #devices: DeviceTable;
-  readonly #isClosed: () => boolean;
   /** Its number, which is its local APIC number. */
   readonly id: number;
 
   /** @internal */
-  constructor(native: NativeVcpu, devices: DeviceTable, isClosed: () => boolean) {
+  constructor(native: NativeVcpu, devices: DeviceTable) {
     this.#native = native;
     this.#devices = devices;
-    this.#isClosed = isClosed;
     this.id = native.id;
   }
 
@@ -50,13 +48,11 @@ export class Vcpu {
    * @throws DeviceError when a device failed: its access is completed then, a read with all ones, and the vCPU can run on.
    */
   run(entry?: VmEntry): VmExit {
-    let exit: VmExit;
     try {
-      exit = this.#native.run(entry);
+      return this.#native.run(entry);
     } catch (error) {
       throw this.#failure(error);
     }
-    return this.#unlessClosed(exit);
   }
 
   /**
@@ -70,9 +66,8 @@ export class Vcpu {
     try {
       const end = await guard(() => this.#native.runAsync(entry));
       if ('code' in end) throw this.#failure(end);
-      const exit = this.#unlessClosed(end);
-      if (exit.kind === 'cancelled' && signal?.aborted) throw aborted(signal);
-      return exit;
+      if (end.kind === 'cancelled' && signal?.aborted) throw aborted(signal);
+      return end;
     } finally {
       signal?.removeEventListener('abort', cancel);
     }
@@ -195,12 +190,6 @@ export class Vcpu {
   #failure(error: unknown): SquibError {
     const plain = toSquibError(error);
     return (plain.code === 'ERR_DEVICE_FAILED' && this.#devices.takeFailure(this.id)) || plain;
-  }
-
-  /** A VM that was closed during the run, by a device perhaps, has no exit to go on from. */
-  #unlessClosed(exit: VmExit): VmExit {
-    if (this.#isClosed()) throw new SquibError('ERR_CLOSED', 'the VM was closed during the run');
-    return exit;
   }
 }
 

@@ -2,8 +2,9 @@
 import './dispose.js';
 import { type BackendChoice, chooseBackend } from './backend.js';
 import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
-import { type Device, type DeviceRange, DeviceTable } from './device.js';
-import { guard, invalid, SquibError } from './errors.js';
+import type { Device, DeviceRange } from './device.js';
+import { guard } from './errors.js';
+import { DeviceMap, type DeviceMapping } from './mapping.js';
 import { Memory } from './memory.js';
 import { native } from './native.cjs';
 import { type Address, byteSize, u32, whole } from './numbers.js';
@@ -19,12 +20,6 @@ export interface VmOptions {
   readonly irqchip?: IrqchipKind;
 }
 
-/** A device that is mapped. */
-export interface DeviceMapping extends Disposable {
-  /** Takes it away. Accesses that begin later are unclaimed; further calls change nothing. */
-  unmap(): void;
-}
-
 /**
  * Memory, vCPUs and devices, with every exit that no device claims coming back to the caller. For a PC that boots a
  * kernel see {@link Machine}.
@@ -38,68 +33,40 @@ export interface DeviceMapping extends Disposable {
  */
 export class Vm implements Disposable, AsyncDisposable {
   readonly #native: NativeVm;
-  readonly #devices: DeviceTable;
-  #closed = false;
-  readonly #isClosed = () => this.#closed;
+  readonly #devices: DeviceMap;
   /** Guest RAM. */
   readonly memory: Memory;
   /** The backend that runs it. */
   readonly backend: BackendKind;
 
-  private constructor(vm: NativeVm, devices: DeviceTable, backend: BackendKind) {
+  private constructor(vm: NativeVm, devices: DeviceMap, backend: BackendKind) {
     this.#native = vm;
     this.#devices = devices;
     this.backend = backend;
-    this.memory = new Memory(
-      guard(() => vm.memory()),
-      this.#isClosed,
-    );
+    const memory = guard(() => vm.memory());
+    this.memory = new Memory(memory, devices.check);
   }
 
   /** Makes a VM without vCPUs and devices. */
   static create({ backend = 'auto', memory, irqchip = 'none' }: VmOptions): Vm {
     const size = byteSize(memory);
     const chosen = chooseBackend(backend).backend;
-    const devices = new DeviceTable();
-    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, devices.record, devices.dispatch));
+    const devices = new DeviceMap();
+    const { record, dispatch } = devices.table;
+    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, record, dispatch));
     return new Vm(vm, devices, chosen);
   }
 
   /** Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. */
   createVcpu(id: number): Vcpu {
     const number = u32(id, 'a vCPU number');
-    return new Vcpu(
-      guard(() => this.#native.createVcpu(number)),
-      this.#devices,
-      this.#isClosed,
-    );
+    const vcpu = guard(() => this.#native.createVcpu(number));
+    return new Vcpu(vcpu, this.#devices.table);
   }
 
   /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
   map(range: DeviceRange, device: Device): DeviceMapping {
-    const { length } = range;
-    const port = 'port' in range;
-    const base = port ? whole(range.port, 'a port') : whole(range.address, 'an address');
-    const count = whole(length, 'a length');
-    const name = device.name ?? (port ? `port 0x${base.toString(16)}` : `mmio 0x${base.toString(16)}`);
-    if (typeof name !== 'string') invalid("a device's name must be text");
-    this.#open();
-    const id = this.#devices.add(name, device);
-    try {
-      guard(() => (port ? this.#native.mapPorts(name, base, count, id) : this.#native.mapMmio(name, base, count, id)));
-    } catch (error) {
-      this.#devices.remove(id);
-      throw error;
-    }
-    let mapped = true;
-    const unmap = () => {
-      if (!mapped) return;
-      mapped = false;
-      this.#devices.remove(id);
-      if (this.#closed) return;
-      guard(() => (port ? this.#native.unmapPorts(base) : this.#native.unmapMmio(base)));
-    };
-    return { unmap, [Symbol.dispose]: unmap };
+    return this.#devices.map(this.#native, range, device);
   }
 
   /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none. */
@@ -126,7 +93,7 @@ export class Vm implements Disposable, AsyncDisposable {
 
   /** Whether it has been closed. */
   get closed(): boolean {
-    return this.#closed;
+    return this.#devices.closed;
   }
 
   /**
@@ -134,9 +101,7 @@ export class Vm implements Disposable, AsyncDisposable {
    * further calls change nothing. A device may call this while it answers.
    */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    guard(() => this.#native.close());
+    if (this.#devices.close()) guard(() => this.#native.close());
   }
 
   [Symbol.dispose](): void {
@@ -145,9 +110,5 @@ export class Vm implements Disposable, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
-  }
-
-  #open(): void {
-    if (this.#closed) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
   }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use squib_core::{DirtyTracking, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
+use squib_core::{DirtyTracking, Error, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
 use squib_kvm::{KvmBackend, Step};
 
-use crate::error::{Result, refuse, thrown};
+use crate::error::{Result, thrown};
 
 /// The backends that can be named.
 #[napi(js_name = "BackendKind", string_enum = "lowercase")]
@@ -55,10 +55,12 @@ impl From<IrqchipKind> for JsIrqchipKind {
 ///
 /// # Errors
 /// Those of the backend.
-pub(crate) fn open(kind: &JsBackendKind) -> Result<Arc<dyn HypervisorBackend>> {
+pub(crate) fn open(kind: &JsBackendKind) -> squib_core::Result<Arc<dyn HypervisorBackend>> {
     match kind {
-        JsBackendKind::Kvm => Ok(Arc::new(KvmBackend::open().map_err(|e| thrown(&e))?)),
-        JsBackendKind::Soft => refuse(ErrorCode::BackendMissing, "soft"),
+        JsBackendKind::Kvm => Ok(Arc::new(KvmBackend::open()?)),
+        JsBackendKind::Soft => {
+            Err(Error::new(ErrorCode::BackendMissing, "the soft backend is not in this build"))
+        }
     }
 }
 
@@ -85,7 +87,7 @@ pub struct BackendCapabilities {
 /// What a backend can do here.
 #[napi(catch_unwind)]
 pub fn backend_capabilities(backend: JsBackendKind) -> Result<BackendCapabilities> {
-    let backend = open(&backend)?;
+    let backend = open(&backend).map_err(|e| thrown(&e))?;
     let c = backend.capabilities();
     Ok(BackendCapabilities {
         exits: c.exits.iter().map(ExitKind::name).collect(),

@@ -25,28 +25,27 @@ type Post = ThreadsafeFunction<Access, (), (), Status, false, true, 0>;
 pub(crate) struct Dispatch {
     /// Reads the record, asks the device, writes the answer into the record.
     function: FunctionRef<(), ()>,
-    /// Keeps the words alive.
-    _words: Uint32Array,
     record: Record,
     post: Arc<Post>,
 }
 
 impl Dispatch {
     /// A way to `function` by the record in `words`.
-    pub(crate) fn new(env: &Env, function: FunctionRef<(), ()>, mut words: Uint32Array) -> Result<Self> {
-        let record = Record::new(&mut words)?;
+    pub(crate) fn new(env: &Env, function: FunctionRef<(), ()>, words: Uint32Array) -> Result<Self> {
+        let record = Record::new(words)?;
+        let asked = record.clone();
         let post = function
             .borrow_back(env)
             .and_then(|f| {
                 f.build_threadsafe_function::<Access>().weak::<true>().build_callback(
                     move |ctx: ThreadsafeCallContext<Access>| {
-                        record.ask(ctx.value);
+                        asked.ask(ctx.value);
                         Ok(())
                     },
                 )
             })
             .map_err(|e| node_api(&e))?;
-        Ok(Self { function, _words: words, record, post: Arc::new(post) })
+        Ok(Self { function, record, post: Arc::new(post) })
     }
 
     /// The host of a vCPU that runs on the JavaScript thread.
@@ -55,7 +54,7 @@ impl Dispatch {
         let mut undefined = null_mut();
         // SAFETY: the environment is alive, as we are called from it.
         unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
-        Ok(DirectHost { env: env.raw(), function, undefined, record: self.record, vcpu })
+        Ok(DirectHost { env: env.raw(), function, undefined, record: self.record.clone(), vcpu })
     }
 
     /// The host of a vCPU that runs on a thread of its own.
@@ -66,7 +65,7 @@ impl Dispatch {
         mailbox: Arc<Mailbox>,
         wait: Option<ThreadHost>,
     ) -> ThreadedHost {
-        ThreadedHost { post: self.post.clone(), record: self.record, vcpu, mailbox, wait }
+        ThreadedHost { post: self.post.clone(), record: self.record.clone(), vcpu, mailbox, wait }
     }
 }
 
@@ -178,7 +177,7 @@ pub(crate) struct ThreadedHost {
 
 impl ThreadedHost {
     fn access(&self, access: Access) -> squib_core::Result<u64> {
-        let (mailbox, record) = (self.mailbox.clone(), self.record);
+        let (mailbox, record) = (self.mailbox.clone(), self.record.clone());
         let status = self.post.call_with_return_value(
             access,
             ThreadsafeFunctionCallMode::NonBlocking,

@@ -4,11 +4,13 @@
 //! TypeScript (`ts/`), once for this binding and the browser's. See `docs/design/callbacks.md`.
 
 pub mod backends;
+mod console;
 pub mod error;
 pub mod exit;
 mod external;
 mod host;
 mod life;
+pub mod machine;
 pub mod memory;
 mod number;
 mod record;

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the record is memory that JavaScript reads and writes too")]
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use napi::bindgen_prelude::Uint32Array;
 use squib_core::{Error, ErrorCode};
@@ -36,39 +37,42 @@ pub(crate) struct Access {
     pub(crate) value: Option<u64>,
 }
 
-/// The words, touched only on the JavaScript thread.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Record(NonNull<u32>);
+/// The words, which it keeps alive. Touched only on the JavaScript thread.
+#[derive(Clone)]
+pub(crate) struct Record {
+    first: NonNull<u32>,
+    _words: Arc<Uint32Array>,
+}
 
 // SAFETY: the pointer travels to other threads inside callbacks, but is only used where those run, which is the
 // JavaScript thread.
 unsafe impl Send for Record {}
 
 impl Record {
-    /// The record in `array`, which the caller keeps alive and never detaches.
-    pub(crate) fn new(array: &mut Uint32Array) -> Result<Self> {
+    /// The record in `array`, which TypeScript never detaches.
+    pub(crate) fn new(mut array: Uint32Array) -> Result<Self> {
         // SAFETY: the slice ends here; from now on the words are only reached through the raw pointer.
         let words = unsafe { array.as_mut() };
         match NonNull::new(words.as_mut_ptr()) {
-            Some(first) if words.len() == WORDS => Ok(Self(first)),
+            Some(first) if words.len() == WORDS => Ok(Self { first, _words: Arc::new(array) }),
             _ => refuse(ErrorCode::Internal, format!("the access record must have {WORDS} words")),
         }
     }
 
-    fn set(self, word: usize, value: u32) {
+    fn set(&self, word: usize, value: u32) {
         debug_assert!(word < WORDS);
         // SAFETY: `new` has checked that there are `WORDS` words, and every index here is a constant below that.
-        unsafe { self.0.add(word).write_volatile(value) }
+        unsafe { self.first.add(word).write_volatile(value) }
     }
 
-    fn get(self, word: usize) -> u32 {
+    fn get(&self, word: usize) -> u32 {
         debug_assert!(word < WORDS);
         // SAFETY: as in `set`.
-        unsafe { self.0.add(word).read_volatile() }
+        unsafe { self.first.add(word).read_volatile() }
     }
 
     /// Puts `access` down for JavaScript.
-    pub(crate) fn ask(self, access: Access) {
+    pub(crate) fn ask(&self, access: Access) {
         let (flag, value) = access.value.map_or((0, 0), |value| (WRITE, value));
         self.set(DEVICE, access.device);
         self.set(VCPU, access.vcpu);
@@ -84,7 +88,7 @@ impl Record {
     ///
     /// # Errors
     /// `DeviceFailed` when the device did; TypeScript has kept what it threw.
-    pub(crate) fn answer(self) -> squib_core::Result<u64> {
+    pub(crate) fn answer(&self) -> squib_core::Result<u64> {
         if self.get(STATUS) != ANSWERED {
             return Err(Error::new(ErrorCode::DeviceFailed, "a device failed"));
         }

@@ -71,7 +71,7 @@ impl NativeVm {
         record: Uint32Array,
         #[napi(ts_arg_type = "() => void")] dispatch: FunctionRef<(), ()>,
     ) -> Result<Self> {
-        let backend = open(&backend)?;
+        let backend = open(&backend).map_err(|e| thrown(&e))?;
         let memory = GuestMemory::new(whole(memory, ErrorCode::MemorySize)?).map_err(|e| thrown(&e))?;
         let mmio = Bus::memory();
         for region in memory.regions() {
@@ -126,13 +126,13 @@ impl NativeVm {
     /// Takes away the ports from `base`.
     #[napi(catch_unwind)]
     pub fn unmap_ports(&self, base: f64) -> Result<()> {
-        self.parts(|parts| parts.ports.unmap(number(base)?).map_err(|e| thrown(&e)))
+        self.parts(|parts| unmap(&parts.ports, base))
     }
 
     /// Takes away the addresses from `base`.
     #[napi(catch_unwind)]
     pub fn unmap_mmio(&self, base: f64) -> Result<()> {
-        self.parts(|parts| parts.mmio.unmap(number(base)?).map_err(|e| thrown(&e)))
+        self.parts(|parts| unmap(&parts.mmio, base))
     }
 
     /// Sets the level of an interrupt line.
@@ -171,8 +171,14 @@ impl NativeVm {
     }
 }
 
-fn map(bus: &Arc<Bus>, name: &str, base: f64, length: f64, device: u32) -> Result<()> {
+/// Gives a range of a bus to a device of the dispatch function.
+pub(crate) fn map(bus: &Arc<Bus>, name: &str, base: f64, length: f64, device: u32) -> Result<()> {
     bus.map(name, number(base)?, number(length)?, Target::External(device)).map_err(|e| thrown(&e))
+}
+
+/// Takes away the range that begins at `base`.
+pub(crate) fn unmap(bus: &Arc<Bus>, base: f64) -> Result<()> {
+    bus.unmap(number(base)?).map_err(|e| thrown(&e))
 }
 
 fn number(value: f64) -> Result<u64> {

@@ -1,0 +1,66 @@
+/** Devices on the ports and addresses of a VM. */
+import { type Device, type DeviceRange, DeviceTable } from './device.js';
+import { guard, SquibError } from './errors.js';
+import { whole } from './numbers.js';
+
+/** A device that is mapped. */
+export interface DeviceMapping extends Disposable {
+  /** Takes it away. Accesses that begin later are unclaimed; further calls change nothing. */
+  unmap(): void;
+}
+
+/** The part of the addon that has buses. */
+interface Buses {
+  mapPorts(name: string, base: number, length: number, device: number): void;
+  mapMmio(name: string, base: number, length: number, device: number): void;
+  unmapPorts(base: number): void;
+  unmapMmio(base: number): void;
+}
+
+/** The devices of a VM and where they are. */
+export class DeviceMap {
+  /** What the addon calls. */
+  readonly table = new DeviceTable();
+  #closed = false;
+
+  /** Gives a range of `buses` to `device`. */
+  map(buses: Buses, range: DeviceRange, device: Device): DeviceMapping {
+    this.check();
+    const port = 'port' in range;
+    const base = port ? whole(range.port, 'a port') : whole(range.address, 'an address');
+    const length = whole(range.length, 'a length');
+    const name = String(device.name ?? `${port ? 'port' : 'mmio'} 0x${base.toString(16)}`);
+    const id = this.table.add(name, device);
+    try {
+      guard(() => (port ? buses.mapPorts(name, base, length, id) : buses.mapMmio(name, base, length, id)));
+    } catch (error) {
+      this.table.remove(id);
+      throw error;
+    }
+    let mapped = true;
+    const unmap = () => {
+      if (!mapped) return;
+      mapped = false;
+      this.table.remove(id);
+      if (!this.#closed) guard(() => (port ? buses.unmapPorts(base) : buses.unmapMmio(base)));
+    };
+    return { unmap, [Symbol.dispose]: unmap };
+  }
+
+  /** Whether the VM has been closed. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Marks the VM as closed; says whether it was open until now. */
+  close(): boolean {
+    const first = !this.#closed;
+    this.#closed = true;
+    return first;
+  }
+
+  /** @throws ERR_CLOSED */
+  readonly check = (): void => {
+    if (this.#closed) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
+  };
+}
