@@ -9,8 +9,10 @@
 pub mod approx;
 pub mod convert;
 pub mod exact;
+pub mod f80;
 pub mod mxcsr;
 pub mod sse;
+mod wide;
 
 /// Exception flags, in the bit positions that MXCSR and the x87 status word share (SDM vol. 1, 8.1.3.3 and 11.5.2).
 pub mod exception {

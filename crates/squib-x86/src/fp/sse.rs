@@ -162,6 +162,14 @@ pub trait Binary: Copy + Eq + sealed::Sealed {
         let exp = exp + (63 - Self::FRACTION_BITS) as i32 - zeros as i32;
         Finite { negative: self.is_negative(), exp, sig: sig << zeros }
     }
+
+    /// A number within range put together: bit 63 of `sig` stands for 2^`exp`, and is clear in a denormal alone.
+    fn assemble(negative: bool, exp: i32, sig: u64) -> Self {
+        // The explicit leading bit adds one to the exponent field; a denormal has neither.
+        let field = (exp + Self::MAX_EXP - 1) as u64;
+        let magnitude = (field << Self::FRACTION_BITS) + (sig >> (64 - Self::PRECISION));
+        Self::from_bits64(Self::zero(negative).to_bits64() | magnitude)
+    }
 }
 
 macro_rules! binary {
@@ -237,10 +245,7 @@ pub(super) fn round<F: Binary>(value: Wide, env: &mut Env) -> F {
         }
         return F::zero(value.negative);
     }
-    // The explicit leading bit adds one to the exponent field; a denormal has neither.
-    let field = (rounded.exp + F::MAX_EXP - 1) as u64;
-    let magnitude = (field << F::FRACTION_BITS) + (rounded.sig >> (64 - F::PRECISION));
-    F::from_bits64(F::zero(value.negative).to_bits64() | magnitude)
+    F::assemble(value.negative, rounded.exp, rounded.sig)
 }
 
 /// A zero that is the exact sum of numbers with opposite signs.
