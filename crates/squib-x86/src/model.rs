@@ -221,7 +221,20 @@ const V1: Features = {
 /// what then raises #UD.
 const IMPLEMENTED: Features = {
     use Feature as F;
-    V1.union(Features::of(&[F::FSGSBASE, F::SMEP, F::SMAP, F::UMIP, F::INVPCID, F::PDPE1GB, F::RDTSCP]))
+    V1.union(Features::of(&[
+        F::FSGSBASE,
+        F::SMEP,
+        F::SMAP,
+        F::UMIP,
+        F::INVPCID,
+        F::PDPE1GB,
+        F::RDTSCP,
+        F::XSAVE,
+        F::XSAVEOPT,
+        F::XSAVEC,
+        F::XGETBV1,
+        F::XSAVES,
+    ]))
 };
 
 /// What a feature cannot be without.

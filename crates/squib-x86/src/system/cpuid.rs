@@ -3,7 +3,7 @@
 use squib_core::x86::{CpuidResult, bits::CR4_OSXSAVE};
 
 use crate::env::Env;
-use crate::model::{CpuModel, Word};
+use crate::model::{CpuModel, Feature, Word};
 use crate::state::CpuState;
 
 use super::bits::CR4_PKE;
@@ -61,7 +61,7 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         1 => {
             let osxsave = u32::from(state.cr4 & CR4_OSXSAVE != 0) << 27;
             let several = u32::from(model.cpus > 1) << 28;
-            let ebx = (state.apic_id & 0xff) << 24 | model.cpus.min(255) << 16 | LINE / 8 << 8;
+            let ebx = (state.apic_id & 0xff) << 24 | model.cpus.min(255) << 16 | (LINE / 8) << 8;
             result(model.signature, ebx, f(Word::L1Ecx) | osxsave, f(Word::L1Edx) | several)
         }
         // One round; 0xFF and 0xFE: look in leaf 4 for caches and in leaf 0x18 for TLBs.
@@ -74,6 +74,7 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         }
         0xb => topology(model, state, subleaf),
 
+        0xd if model.has(Feature::XSAVE) => super::xsave::cpuid(model, subleaf),
         0x15 => {
             let (hz, apic) = (u64::from(model.tsc_khz) * 1000, u64::from(APIC_HZ));
             let d = gcd(hz, apic);
@@ -101,7 +102,7 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         0x8000_0006 => {
             let l2 = &CACHES[2];
             // Associativity code 6 is 8 ways.
-            result(0, 0, l2.ways * l2.sets * LINE / 1024 << 16 | 6 << 12 | LINE, 0)
+            result(0, 0, (l2.ways * l2.sets * LINE / 1024) << 16 | 6 << 12 | LINE, 0)
         }
         0x8000_0007 => result(0, 0, 0, f(Word::X7Edx)),
         0x8000_0008 => {

@@ -40,6 +40,7 @@ pub mod syscall;
 pub mod tables;
 pub mod tlb;
 pub mod tsc;
+pub mod xsave;
 
 #[cfg(test)]
 pub(crate) mod mock;

@@ -213,9 +213,10 @@ impl Paging {
 
     /// The error code bits that tell what kind of access it was.
     fn describe(&self, access: Access) -> u32 {
-        u32::from(access.write) * error::WRITE
-            | u32::from(access.user) * error::USER
-            | u32::from(access.fetch && (self.nx || self.smep)) * error::FETCH
+        let fetch = access.fetch && (self.nx || self.smep);
+        [(access.write, error::WRITE), (access.user, error::USER), (fetch, error::FETCH)]
+            .into_iter()
+            .fold(0, |bits, (set, bit)| if set { bits | bit } else { bits })
     }
 
     #[inline]

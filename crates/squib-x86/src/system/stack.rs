@@ -71,11 +71,6 @@ impl Stack {
         }
     }
 
-    /// Width of the stack pointer.
-    pub(super) fn width(&self) -> Size {
-        self.width
-    }
-
     fn linear(&self, sp: u64, len: u64) -> Result<u64, Stop> {
         let fits = match self.width {
             Size::B8 => is_canonical(sp) && is_canonical(sp.wrapping_add(len - 1)),
