@@ -59,12 +59,19 @@ struct Output {
     watcher: Watcher,
 }
 
-/// Registers of a UART, by their offset.
+/// Registers of a UART that matter here, by their offset, and bits in them.
 mod register {
+    pub(super) const DATA: u16 = 0;
     pub(super) const INTERRUPT_ENABLE: u16 = 1;
+    pub(super) const RECEIVED_ENABLE: u8 = 1 << 0;
+    pub(super) const FIFO_CONTROL: u16 = 2;
     pub(super) const LINE_CONTROL: u16 = 3;
+    pub(super) const DIVISOR_ACCESS: u8 = 1 << 7;
     pub(super) const MODEM_CONTROL: u16 = 4;
-    pub(super) const LINE_STATUS: u64 = 5;
+    pub(super) const INTERRUPT_GATE: u8 = 1 << 3;
+    pub(super) const LOOPBACK: u8 = 1 << 4;
+    pub(super) const LINE_STATUS: u16 = 5;
+    pub(super) const DATA_READY: u8 = 1 << 0;
 }
 
 /// Reads of the line status, one after another, from which on a guest counts as polling for input: one that transmits
@@ -72,13 +79,32 @@ mod register {
 const POLLS: u8 = 16;
 
 impl Com1 {
+    fn has(&mut self, register: u16, bit: u8) -> bool {
+        self.uart.read(register) & bit != 0
+    }
+
     /// Whether the guest wants input: its receive interrupt is on, or it polls. A driver that is still probing
     /// throws away what it receives, so before that input stays in the queue.
     fn listens(&mut self) -> bool {
-        let divisor_access = self.uart.read(register::LINE_CONTROL) & 0x80 != 0;
-        let enabled = !divisor_access && self.uart.read(register::INTERRUPT_ENABLE) & 1 != 0;
-        let gated = self.uart.read(register::MODEM_CONTROL) & 8 != 0;
-        enabled && gated || self.polls >= POLLS
+        let enabled = !self.has(register::LINE_CONTROL, register::DIVISOR_ACCESS)
+            && self.has(register::INTERRUPT_ENABLE, register::RECEIVED_ENABLE)
+            && self.has(register::MODEM_CONTROL, register::INTERRUPT_GATE);
+        enabled || self.polls >= POLLS
+    }
+
+    /// Puts back into the queue what the guest has received but not read. Drivers empty the receiver while they set it
+    /// up, to be rid of noise on the line; here there is none, and who typed early would miss the beginning.
+    fn take_back(&mut self) {
+        if self.has(register::LINE_CONTROL, register::DIVISOR_ACCESS)
+            || self.has(register::MODEM_CONTROL, register::LOOPBACK)
+        {
+            return;
+        }
+        let mut unread = Vec::new();
+        while self.has(register::LINE_STATUS, register::DATA_READY) {
+            unread.push(self.uart.read(register::DATA));
+        }
+        unread.into_iter().rev().for_each(|byte| self.input.push_front(byte));
     }
 
     /// Moves input on as far as the guest takes it, and brings the interrupt line up to date. Returns whether there
@@ -117,7 +143,7 @@ impl Console {
     /// What the backend says to an interrupt.
     pub fn send(&self, bytes: &[u8]) -> Result<usize> {
         let mut uart = lock(&self.uart);
-        let taken = bytes.len().min(INPUT_CAPACITY - uart.input.len());
+        let taken = bytes.len().min(INPUT_CAPACITY.saturating_sub(uart.input.len()));
         uart.input.extend(&bytes[..taken]);
         uart.update()?;
         uart.refused = taken < bytes.len();
@@ -161,7 +187,8 @@ impl Device for Console {
     fn read(&self, offset: u64, width: u8) -> Result<u64> {
         let mut uart = lock(&self.uart);
         let value = bytes_from(offset, width, |at| {
-            uart.polls = if at == register::LINE_STATUS { uart.polls.saturating_add(1) } else { 0 };
+            uart.polls =
+                if at == u64::from(register::LINE_STATUS) { uart.polls.saturating_add(1) } else { 0 };
             uart.uart.read(at as u16)
         });
         let room = uart.update()?;
@@ -176,6 +203,9 @@ impl Device for Console {
         for (at, byte) in each_byte(offset, width, value) {
             let mut uart = lock(&self.uart);
             uart.polls = 0;
+            if at == register::FIFO_CONTROL.into() {
+                uart.take_back();
+            }
             let sent = uart.uart.write(at as u16, byte);
             let room = uart.update()?;
             drop(uart);

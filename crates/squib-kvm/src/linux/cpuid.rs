@@ -19,6 +19,9 @@ pub(super) struct LocalApic {
 
 const LEAF1_ECX_X2APIC: u32 = 1 << 21;
 const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
+/// "There is a hypervisor": without it a guest does not look for the leaves at 0x4000_0000, so not for the
+/// paravirtual clock either. KVM leaves it to user space to say so.
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX_APIC: u32 = 1 << 9;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
 const AMD_ECX_CMP_LEGACY: u32 = 1 << 1;
@@ -57,6 +60,7 @@ fn fix(entry: &mut kvm_cpuid_entry2, id: u32, apic: LocalApic) {
             entry.ebx = entry.ebx & 0xffff | 1 << 16 | (id & 0xff) << 24;
             entry.edx &= !LEAF1_EDX_HTT;
             entry.ecx &= !LEAF1_ECX_TSC_DEADLINE;
+            entry.ecx |= LEAF1_ECX_HYPERVISOR;
             if apic.present {
                 entry.ecx |= LEAF1_ECX_X2APIC;
             } else {
@@ -154,11 +158,11 @@ mod tests {
     fn without_a_local_apic_nothing_that_needs_one_is_told() {
         let cpuid = for_vcpu(&host(INTEL), 0, WITHOUT).unwrap();
         let at = |leaf| look_up(cpuid.as_slice(), leaf, 0);
-        assert_eq!((at(1).ecx, at(1).edx), (1, 1));
+        assert_eq!((at(1).ecx, at(1).edx), (1 | LEAF1_ECX_HYPERVISOR, 1));
         assert_eq!(at(0x4000_0001).eax, PARAVIRTUAL_WITHOUT_APIC);
         let cpuid = for_vcpu(&host(INTEL), 0, WITH).unwrap();
         let leaf1 = look_up(cpuid.as_slice(), 1, 0);
-        assert_eq!(leaf1.ecx, 1 | LEAF1_ECX_X2APIC | LEAF1_ECX_TSC_DEADLINE);
+        assert_eq!(leaf1.ecx, 1 | LEAF1_ECX_X2APIC | LEAF1_ECX_TSC_DEADLINE | LEAF1_ECX_HYPERVISOR);
         assert_eq!(leaf1.edx, 1 | LEAF1_EDX_APIC);
     }
 
