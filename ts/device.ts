@@ -88,6 +88,14 @@ export class DeviceTable {
     return failure;
   }
 
+  /** The failure of any vCPU, where `error` says that a device failed. */
+  takeAnyFailure(error: { code: string }): SquibError | undefined {
+    if (error.code !== 'ERR_DEVICE_FAILED') return undefined;
+    const [failure] = this.#failures.values();
+    this.#failures.clear();
+    return failure;
+  }
+
   /** Called by the addon for each access. Never throws. */
   readonly dispatch = (): void => {
     const record = this.record;

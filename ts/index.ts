@@ -9,6 +9,8 @@ export { BACKEND_CHOICES, type BackendCapabilities, type BackendChoice, type Bac
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export { assertNever, type IrqchipKind, type MsrReason, type SystemEventKind, type VmEntry, type VmExit } from './exits.js';
+export { type BootReport, type Image, Machine, type MachineEvents, type MachineOptions, type MachineRunOptions, type MachineStats, type Outcome, type OutcomeKind } from './machine.js';
+export type { MachineConsole } from './console.js';
 export type { DeviceMapping } from './mapping.js';
 export type { Memory, MemoryRegion } from './memory.js';
 export type { Address } from './numbers.js';

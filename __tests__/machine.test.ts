@@ -1,0 +1,153 @@
+/** Machines: boot, console, devices, outcomes, endings. */
+import { readFileSync } from 'node:fs';
+import { type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
+import { probeKvm } from '../ts/backend.js';
+import { guestFile } from './support/guests.js';
+import { codeOf, codeOfAsync, usableBackends } from './support/vm.js';
+
+const HELLO = guestFile('hello');
+/** Where the hello guest looks for the device that answers its lines. */
+const LINE_PORT = 0x510;
+
+/** Answers each line with itself in capitals. */
+function capitals(): Device {
+  let line = '';
+  let answer = [...Buffer.from('capitals')];
+  return {
+    name: 'capitals',
+    read: () => answer.shift() ?? 0,
+    write: (_offset, _width, value) => {
+      if (Number(value) !== 10) {
+        line += String.fromCharCode(Number(value));
+        return;
+      }
+      answer = [...Buffer.from(line.toUpperCase())];
+      line = '';
+    },
+  };
+}
+
+async function text(stream: ReadableStream<Uint8Array>): Promise<string> {
+  let all = '';
+  for await (const bytes of stream as unknown as AsyncIterable<Uint8Array>) all += Buffer.from(bytes).toString('latin1');
+  return all;
+}
+
+describe.each(usableBackends())('a machine on %s', (backend) => {
+  const hello = (options: Partial<MachineOptions> = {}) =>
+    Machine.create({ kernel: HELLO, memory: '16M', backend, devices: [{ at: { port: LINE_PORT, length: 1 }, device: capitals() }], ...options });
+
+  test('boots, talks to its console and a TypeScript device, and powers off', async () => {
+    await using machine = await hello();
+    const output = text(machine.console.readable);
+    const ended: Outcome[] = [];
+    machine.on('ended', (outcome) => ended.push(outcome));
+    const run = machine.run();
+    expect(await codeOfAsync(machine.run())).toBe('ERR_VCPU_BUSY');
+    await machine.console.write('squib\rq');
+    const outcome = await run;
+    expect(outcome).toEqual({ kind: 'powerOff', status: 0 });
+    expect(ended).toEqual([outcome]);
+    const printed = await output;
+    expect(printed).toContain('hello from 64-bit mode');
+    expect(printed).toContain('capitals');
+    expect(printed).toContain('SQUIB');
+    const { devices, firstOutputMs, panicked } = machine.stats;
+    expect(devices.find((d) => d.name === 'capitals')?.writes).toBe(6);
+    expect(firstOutputMs).toBeGreaterThan(0);
+    expect(panicked).toBe(false);
+    expect(machine.boot.protocol).toBe('multiboot');
+    expect(await codeOfAsync(machine.run())).toBe('ERR_CLOSED');
+    expect(await codeOfAsync(machine.console.write('late'))).toBe('ERR_CLOSED');
+  });
+
+  test('output before anybody listens is kept', async () => {
+    await using machine = await hello();
+    const run = machine.run();
+    await machine.console.write('q');
+    await run;
+    expect(await text(machine.console.readable)).toContain('hello from 64-bit mode');
+  });
+
+  test('an aborted run ends as aborted, one that takes too long as timedOut', async () => {
+    for (const [signal, kind, status] of [
+      [AbortSignal.timeout(30), 'timedOut', 124],
+      [AbortSignal.abort(), 'aborted', 130],
+    ] as const) {
+      await using machine = await hello();
+      expect(await machine.run({ signal })).toEqual({ kind, status });
+    }
+  });
+
+  test('closing ends the run, and everything afterwards is ERR_CLOSED', async () => {
+    const machine = await hello();
+    const run = machine.run();
+    setTimeout(() => machine.close(), 20);
+    expect((await run).kind).toBe('aborted');
+    machine.close();
+    expect(await codeOfAsync(machine.run())).toBe('ERR_CLOSED');
+    expect(codeOf(() => machine.memory.read(0, 1))).toBe('ERR_CLOSED');
+    expect(codeOf(() => machine.map({ port: 0x700, length: 1 }, {}))).toBe('ERR_CLOSED');
+    expect(machine.stats.devices.length).toBeGreaterThan(0);
+  });
+
+  test('a device that fails ends the run with its error; the run can go on', async () => {
+    const device = capitals();
+    let broken = true;
+    const cause = new Error('broken');
+    const fragile: Device = {
+      ...device,
+      read: () => {
+        if (!broken) return device.read?.(0, 1) ?? 0;
+        broken = false;
+        throw cause;
+      },
+    };
+    await using machine = await hello({ devices: [{ at: { port: LINE_PORT, length: 1 }, device: fragile }] });
+    await expect(machine.run()).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', cause });
+    await machine.console.write('q');
+    expect((await machine.run()).kind).toBe('powerOff');
+  });
+
+  test('a device that closes its machine', async () => {
+    const machine = await hello({
+      devices: [{ at: { port: LINE_PORT, length: 1 }, device: { read: () => (machine.close(), 0) } }],
+    });
+    expect((await machine.run()).kind).toBe('aborted');
+  });
+});
+
+describe('bad input', () => {
+  const [backend = 'soft'] = usableBackends();
+  const base = { kernel: HELLO, memory: '16M', backend } as const;
+
+  const bad: [string, Record<string, unknown>, string][] = [
+    ['no kernel', { kernel: undefined }, 'ERR_INVALID_ARGUMENT'],
+    ['a kernel that is not there', { kernel: '/nonexistent/vmlinuz' }, 'ERR_INVALID_ARGUMENT'],
+    ['an initrd that is not there', { initrd: '/nonexistent' }, 'ERR_INVALID_ARGUMENT'],
+    ['an empty kernel', { kernel: new Uint8Array() }, 'ERR_IMAGE_FORMAT'],
+    ['noise as a kernel', { kernel: new Uint8Array(5000).fill(0xa5) }, 'ERR_IMAGE_FORMAT'],
+    ['half a kernel', { kernel: readFileSync(HELLO).subarray(0, 100) }, 'ERR_IMAGE_FORMAT'],
+    ['an initrd larger than memory', { initrd: new Uint8Array(32 << 20) }, 'ERR_IMAGE_TOO_LARGE'],
+    ['no memory', { memory: 0 }, 'ERR_MEMORY_SIZE'],
+    ['odd memory', { memory: 4097 }, 'ERR_MEMORY_SIZE'],
+    ['more memory than there can be', { memory: '5000T' }, 'ERR_MEMORY_SIZE'],
+    ['no vCPUs', { cpus: 0 }, 'ERR_VCPU_COUNT'],
+    ['33 vCPUs', { cpus: 33 }, 'ERR_VCPU_COUNT'],
+    ['half a vCPU', { cpus: 1.5 }, 'ERR_INVALID_ARGUMENT'],
+    ['a backend that does not exist', { backend: 'qemu' }, 'ERR_INVALID_ARGUMENT'],
+    ['a command line that is no text', { cmdline: 5 }, 'ERR_INVALID_ARGUMENT'],
+    ['a NUL in the command line', { cmdline: 'a\0b' }, 'ERR_COMMAND_LINE'],
+    ['a device on the console', { devices: [{ at: { port: 0x3f8, length: 1 }, device: {} }] }, 'ERR_DEVICE_OVERLAP'],
+    ['a device in RAM', { devices: [{ at: { address: 0, length: 1 }, device: {} }] }, 'ERR_DEVICE_OVERLAP'],
+  ];
+  test.each(bad)('%s', async (_name, options, code) => {
+    expect(await codeOfAsync(Machine.create({ ...base, ...options } as MachineOptions))).toBe(code);
+  });
+});
+
+test('auto takes KVM only where guests run at speed', async () => {
+  await using machine = await Machine.create({ kernel: HELLO, memory: '16M' });
+  const { runsGuestsAtSpeed, reason } = probeKvm();
+  expect(machine.backend).toEqual({ backend: runsGuestsAtSpeed ? 'kvm' : 'soft', reason });
+});
