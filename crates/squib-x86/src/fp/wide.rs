@@ -10,7 +10,7 @@ pub(super) const fn mul_high(a: u128, b: u128) -> u128 {
     const LOW: u128 = u64::MAX as u128;
     let (a1, a0) = (a >> 64, a & LOW);
     let (b1, b0) = (b >> 64, b & LOW);
-    let low = a0 * b0 >> 64;
+    let low = (a0 * b0) >> 64;
     let (cross, carry) = (a1 * b0).overflowing_add(a0 * b1);
     let (cross, carry2) = cross.overflowing_add(low);
     a1 * b1 + (cross >> 64) + (((carry as u128) + (carry2 as u128)) << 64)

@@ -2,7 +2,6 @@
 #![expect(missing_docs, reason = "named as in the manual")]
 
 pub const CR4_VME: u64 = 1 << 0;
-pub const CR4_PVI: u64 = 1 << 1;
 pub const CR4_TSD: u64 = 1 << 2;
 pub const CR4_DE: u64 = 1 << 3;
 pub const CR4_PCE: u64 = 1 << 8;

@@ -429,7 +429,7 @@ mod tests {
                         let access = Access {
                             write: how % 3 == 1,
                             fetch: how % 3 == 2,
-                            user: how / 3 & 1 != 0,
+                            user: (how / 3) & 1 != 0,
                             smap_open: how / 6 != 0,
                         };
                         let both = leaf & upper;

@@ -254,7 +254,7 @@ pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     let divisor = b.unpack();
     let distance = dividend.exp - divisor.exp;
     if distance < -1 || (distance == -1 && !nearest) {
-        return complete(a.canonical());
+        return complete(F80::round(dividend.widen(), 64, env));
     }
     // The dividend is `steps` binades above the divisor, both as integers of the divisor's scale; 2^`skipped` times that.
     let steps = if distance < 64 { distance } else { 32 + distance % 32 };

@@ -1,0 +1,200 @@
+//! Decoded blocks, found by address and dropped when their bytes change.
+#![allow(unsafe_code, reason = "blocks are run through raw pointers while the cache owns them")]
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::Ordering;
+
+use squib_core::GuestMemory;
+
+use crate::block::{Block, Key};
+use crate::op::{Handler, Op};
+
+/// Entries of the cache of recent blocks.
+const RECENT: usize = 4096;
+
+/// Decoded code in bytes at which everything is dropped.
+const LIMIT: usize = 48 << 20;
+
+/// Mixes the words of a key; they are addresses, so nothing better is needed.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_isize(&mut self, v: isize) {
+        self.write_u64(v as u64);
+    }
+}
+
+type Hash = BuildHasherDefault<KeyHasher>;
+
+#[derive(Clone, Copy)]
+struct Recent {
+    rip: u64,
+    generation: u64,
+    block: *const Block,
+}
+
+/// A block on the heap. It is freed by the cache, and only when no instruction of it runs.
+struct Owned(*mut Block);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw` in `insert`, and owned by this value alone.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+/// The blocks of one vCPU.
+pub struct BlockCache {
+    /// By linear address, for user and supervisor code apart: a hit skips the fetch's check of rights.
+    recent: [Box<[Recent; RECENT]>; 2],
+    blocks: HashMap<Key, Owned, Hash>,
+    /// The blocks with bytes in a guest-physical page.
+    pages: HashMap<u64, Vec<Key>, Hash>,
+    /// Dropped, but perhaps still running.
+    dropped: Vec<Owned>,
+    bytes: usize,
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        let none = Recent { rip: 0, generation: 0, block: std::ptr::null() };
+        Self {
+            recent: [Box::new([none; RECENT]), Box::new([none; RECENT])],
+            blocks: HashMap::default(),
+            pages: HashMap::default(),
+            dropped: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
+#[inline(always)]
+const fn slot(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize & (RECENT - 1)
+}
+
+impl BlockCache {
+    /// The block at linear address `rip`, if it ran lately and code has not changed its meaning since.
+    #[inline(always)]
+    pub fn recent(&self, rip: u64, generation: u64, user: bool) -> Option<*const Block> {
+        let e = &self.recent[usize::from(user)][slot(rip)];
+        if e.rip == rip && e.generation == generation { Some(e.block) } else { None }
+    }
+
+    /// Remembers a block as recent.
+    pub fn remember(&mut self, rip: u64, generation: u64, user: bool, block: *const Block) {
+        self.recent[usize::from(user)][slot(rip)] = Recent { rip, generation, block };
+    }
+
+    /// The block with this key.
+    pub fn get(&self, key: &Key) -> Option<*const Block> {
+        self.blocks.get(key).map(|b| b.0.cast_const())
+    }
+
+    /// Adds a block and marks its pages as code. Gives the pages that were not marked before.
+    pub fn insert(&mut self, block: Block, memory: &GuestMemory) -> (*const Block, [Option<u64>; 2]) {
+        let key = block.key;
+        self.bytes += size_of::<Block>() + size_of_val(&*block.ops) + size_of_val(&*block.insns);
+        let pages = [Some(key.phys & !0xfff), block.second_page];
+        let fresh = pages.map(|page| page.filter(|&p| self.note_page(p, key, memory)));
+        let ptr = Box::into_raw(Box::new(block));
+        if let Some(old) = self.blocks.insert(key, Owned(ptr)) {
+            self.dropped.push(old);
+        }
+        (ptr, fresh)
+    }
+
+    fn note_page(&mut self, page: u64, key: Key, memory: &GuestMemory) -> bool {
+        let keys = self.pages.entry(page).or_default();
+        let fresh = keys.is_empty();
+        keys.push(key);
+        if fresh {
+            mark(memory, page, 1);
+        }
+        fresh
+    }
+
+    /// Drops the blocks with bytes in `len` bytes at `phys`, which lie in one page. One that runs ends after its
+    /// present instruction, by way of `stale`. Whether there were any.
+    pub fn invalidate(&mut self, phys: u64, len: u64, memory: &GuestMemory, stale: Handler) -> bool {
+        let page = phys & !0xfff;
+        let Some(mut keys) = self.pages.remove(&page) else { return false };
+        let before = keys.len();
+        keys.retain(|key| {
+            // SAFETY: blocks in the map are live.
+            let hit = self.blocks.get(key).is_none_or(|b| unsafe { &*b.0 }.overlaps(phys, len));
+            if hit && let Some(block) = self.blocks.remove(key) {
+                retire(&block, stale);
+                self.dropped.push(block);
+            }
+            !hit
+        });
+        let any = keys.len() != before;
+        if keys.is_empty() {
+            mark(memory, page, 0);
+        } else {
+            self.pages.insert(page, keys);
+        }
+        any
+    }
+
+    /// Frees what was dropped, and everything when there is too much. Nothing may be running. Whether recent blocks
+    /// have gone.
+    pub fn collect(&mut self, memory: &GuestMemory) -> bool {
+        if self.bytes <= LIMIT {
+            self.dropped.clear();
+            return false;
+        }
+        self.clear(memory);
+        true
+    }
+
+    /// Drops every block. Nothing may be running.
+    pub fn clear(&mut self, memory: &GuestMemory) {
+        for page in self.pages.keys() {
+            mark(memory, *page, 0);
+        }
+        self.pages.clear();
+        self.blocks.clear();
+        self.dropped.clear();
+        self.bytes = 0;
+    }
+
+    /// Whether there is something to free.
+    #[inline(always)]
+    pub fn wants_collection(&self) -> bool {
+        !self.dropped.is_empty() || self.bytes > LIMIT
+    }
+}
+
+/// Makes every operation of a block end it.
+fn retire(block: &Owned, stale: Handler) {
+    // SAFETY: the block is live. Handlers hold only raw pointers to its operations, and read them after this.
+    let ops: *mut [Op] = unsafe { &raw mut *(*block.0).ops };
+    for i in 0..ops.len() {
+        // SAFETY: the index is inside of the slice.
+        unsafe { (*ops.cast::<Op>().add(i)).run = stale };
+    }
+}
+
+fn mark(memory: &GuestMemory, page: u64, value: u8) {
+    if let Some((region, offset)) = memory.find(page) {
+        region.code_marks()[(offset / 4096) as usize].store(value, Ordering::Release);
+    }
+}

@@ -1,0 +1,133 @@
+//! The dispatcher: finds blocks and runs them.
+#![allow(unsafe_code, reason = "blocks are run by pointer while the cache owns them; see `Handler`")]
+
+use squib_x86::{Exception, Stop};
+
+use crate::block::{Block, Key};
+use crate::cpu::Cpu;
+use crate::interp::handlers;
+use crate::op::Flow;
+
+/// Why guest code stopped running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// The quantum is used up.
+    Quantum,
+    /// The instruction at RIP stopped.
+    Stop(Stop),
+    /// The instruction before RIP asked for attention; [`Cpu::leave`] says why.
+    Leave,
+}
+
+impl Cpu {
+    /// Runs blocks until the quantum is used up or something happens.
+    pub(crate) fn run_blocks(&mut self) -> Pause {
+        while self.left > 0 {
+            let rip = self.state.rip;
+            let block = match self.cache.recent(rip, self.code_generation, self.state.cpl == 3) {
+                Some(block) => block,
+                None => match self.find_block(rip, false) {
+                    Ok(block) => block,
+                    Err(e) => return Pause::Stop(Stop::Fault(e)),
+                },
+            };
+            if let Some(pause) = self.run_block(block) {
+                return pause;
+            }
+        }
+        Pause::Quantum
+    }
+
+    /// Runs exactly one instruction (of a repeated string instruction, one chunk).
+    pub(crate) fn step(&mut self) -> Option<Pause> {
+        match self.find_block(self.state.rip, true) {
+            Ok(block) => self.run_block(block),
+            Err(e) => Some(Pause::Stop(Stop::Fault(e))),
+        }
+    }
+
+    #[inline(always)]
+    fn run_block(&mut self, block: *const Block) -> Option<Pause> {
+        self.block = block;
+        // SAFETY: the block is in the cache, which frees blocks only between runs.
+        let (count, ops) = unsafe { ((*block).count, (*block).ops.as_ptr()) };
+        self.left -= i64::from(count);
+        self.state.r[usize::from(squib_x86::state::REG_PAGE)] = self.state.rip & !0xfff;
+        // SAFETY: the operations are those of a live block.
+        match unsafe { ((*ops).run)(self, ops) } {
+            Flow::Next => None,
+            Flow::Stop => Some(self.stopped()),
+            Flow::Leave => Some(self.left_early()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stopped(&mut self) -> Pause {
+        // SAFETY: as in `run_block`.
+        let block = unsafe { &*self.block };
+        let (done, rip) = block.locate(self.stopped_at);
+        self.left += i64::from(block.count - done);
+        self.state.rip = rip;
+        Pause::Stop(self.stop.take().unwrap_or(Stop::Exit))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn left_early(&mut self) -> Pause {
+        // SAFETY: as in `run_block`.
+        let block = unsafe { &*self.block };
+        let (before, _) = block.locate(self.stopped_at);
+        self.left += i64::from(block.count - before - 1);
+        Pause::Leave
+    }
+
+    /// The block at `rip`, decoded if need be.
+    #[inline(never)]
+    fn find_block(&mut self, rip: u64, single: bool) -> Result<*const Block, Exception> {
+        let phys = self.fetch_address(rip)?;
+        let key = Key { phys, rip, mode: self.state.mode, single };
+        let known = self.cache.get(&key);
+        let block = match known {
+            Some(block) if self.is_current(block, rip)? => block,
+            _ => {
+                let block = self.decode_block(rip, phys, single)?;
+                let (block, fresh) = self.cache.insert(block, &self.memory);
+                for page in fresh.into_iter().flatten() {
+                    self.protect_code(page);
+                }
+                block
+            }
+        };
+        if !single {
+            self.cache.remember(rip, self.code_generation, self.state.cpl == 3, block);
+        }
+        Ok(block)
+    }
+
+    /// Whether the second page of a block, if it has one, is still where it was.
+    fn is_current(&mut self, block: *const Block, rip: u64) -> Result<bool, Exception> {
+        // SAFETY: the block is in the cache.
+        match unsafe { (*block).second_page } {
+            None => Ok(true),
+            Some(page) => Ok(self.fetch_address((rip | 0xfff).wrapping_add(1))? == page),
+        }
+    }
+
+    /// Takes a page that now holds code out of the write translations.
+    fn protect_code(&mut self, page: u64) {
+        if let Some((region, offset)) = self.memory.find(page) {
+            let host = (region.host_ptr() as usize as u64).wrapping_add(offset);
+            for set in self.tlbs.iter_mut() {
+                set.write.flush_target(host);
+            }
+        }
+    }
+
+    /// Code at `len` bytes from guest-physical `phys`, all in one page, has been written.
+    pub(crate) fn code_written(&mut self, phys: u64, len: u64) {
+        if self.cache.invalidate(phys, len, &self.memory, handlers::stale) {
+            self.code_generation += 1;
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The soft vCPU behind squib's traits: answers go in, exits come out, and interrupts are taken in between.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use smallvec::SmallVec;
+use squib_core::x86::X86State;
+use squib_core::x86::bits::{RFLAGS_IF, RFLAGS_RF};
+use squib_core::{CancelHandle, Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
+use squib_devices::apic::Signal;
+use squib_x86::env::Leave;
+use squib_x86::system::interrupt::{self, Event};
+use squib_x86::{Exception, Stop};
+
+use crate::cpu::Cpu;
+use crate::exec::Pause;
+use crate::replay::Access;
+use crate::shared::{Shared, attention};
+
+/// Guest instructions between two looks at the clock and at requests of other threads.
+const QUANTUM: i64 = 4096;
+
+/// Pages of code that were written from outside, as `(guest-physical address)`.
+pub(crate) type WrittenCode = Mutex<Vec<u64>>;
+
+/// What the vCPU waits for before it can go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// Nothing.
+    No,
+    /// The answer to a device access.
+    Access(Access),
+    /// The return value of a hypercall.
+    Hypercall,
+    /// An interrupt.
+    Halted,
+    /// INIT or start-up: an application processor before its start.
+    StartUp,
+    /// For ever: after a triple fault, the caller has to reset it.
+    Shutdown,
+}
+
+/// A vCPU of the soft backend.
+pub struct SoftVcpu {
+    pub(crate) cpu: Cpu,
+    shared: Arc<Shared>,
+    written_code: Arc<WrittenCode>,
+    waiting: Waiting,
+    budget: Option<u64>,
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(cpu: Cpu, shared: Arc<Shared>, written_code: Arc<WrittenCode>) -> Self {
+        let waiting = if cpu.platform.cpu() == 0 { Waiting::No } else { Waiting::StartUp };
+        Self { cpu, shared, written_code, waiting, budget: None }
+    }
+
+    /// Takes the answer to the last exit.
+    fn answer(&mut self, entry: &VmEntry) -> Result<()> {
+        let bad = |what: &str| Err(Error::new(ErrorCode::BadEntry, format!("{what}; the vCPU is as it was")));
+        match (self.waiting, entry) {
+            (Waiting::Access(access), VmEntry::Resume | VmEntry::Complete(None)) => {
+                // Nobody answered a read: an empty bus reads as ones.
+                self.cpu.replay.complete(if access.write {
+                    0
+                } else {
+                    u64::MAX >> (64 - 8 * u32::from(access.width.clamp(1, 8)))
+                });
+            }
+            (Waiting::Access(access), VmEntry::Read(data) | VmEntry::Complete(Some(data))) => {
+                if access.write || data.len() != usize::from(access.width) {
+                    return bad("the answer is not as long as the read, or there was none");
+                }
+                self.cpu.replay.complete(little_endian(data));
+            }
+            (Waiting::Hypercall, VmEntry::Hypercall(value)) => self.cpu.state.r[0] = *value,
+            (Waiting::Hypercall, VmEntry::Resume) => {}
+            (_, VmEntry::Resume | VmEntry::Complete(None)) => return Ok(()),
+            _ => return bad("the last exit does not wait for this answer"),
+        }
+        self.waiting = Waiting::No;
+        Ok(())
+    }
+
+    /// Finishes the half-done instruction, if there is one, and nothing else.
+    fn complete(&mut self) -> Result<VmExit> {
+        if !self.cpu.replay.is_active() {
+            return Ok(VmExit::Completed);
+        }
+        self.grant(1);
+        Ok(self.step().unwrap_or(VmExit::Completed))
+    }
+
+    /// Gives the CPU instructions to run; what was left of the last grant counts as never given.
+    fn grant(&mut self, instructions: i64) {
+        self.cpu.granted = self.cpu.instructions().wrapping_add(instructions as u64);
+        self.cpu.left = instructions;
+    }
+
+    /// One instruction, with the half-done one's answers if there are any.
+    fn step(&mut self) -> Option<VmExit> {
+        self.cpu.replay.rewind();
+        let trap = self.cpu.single_stepping();
+        self.cpu.state.shadow = false;
+        let pause = self.cpu.step();
+        if !matches!(pause, Some(Pause::Stop(Stop::Exit))) {
+            self.cpu.replay.clear();
+        }
+        if trap && !matches!(pause, Some(Pause::Stop(_))) {
+            self.cpu.state.sys_flags &= !RFLAGS_RF;
+            let rip = self.cpu.state.rip;
+            let single_step = Exception { address: 1 << 14, ..Exception::DB };
+            if let Err(stop) = interrupt::raise(&mut self.cpu, single_step, rip) {
+                return self.handle(Pause::Stop(stop));
+            }
+        }
+        pause.and_then(|p| self.handle(p))
+    }
+
+    /// What has to be done before guest code may run.
+    fn before(&mut self) -> Option<VmExit> {
+        if self.cpu.cache.wants_collection() && self.cpu.cache.collect(&self.cpu.memory) {
+            self.cpu.code_generation += 1;
+        }
+        let requests = self.shared.take();
+        if requests & attention::CODE != 0 {
+            let pages =
+                std::mem::take(&mut *self.written_code.lock().unwrap_or_else(PoisonError::into_inner));
+            for page in pages {
+                self.cpu.code_written(page, 4096);
+            }
+        }
+        self.tick(requests & attention::INTERRUPT != 0);
+        if requests & attention::CANCEL != 0 {
+            return Some(VmExit::Cancelled);
+        }
+        None
+    }
+
+    /// Lets timers fire, and looks for interrupts where something may have changed.
+    fn tick(&mut self, changed: bool) {
+        let mut look = changed;
+        if let Some(deadline) = self.cpu.platform.deadline {
+            let now = self.cpu.clock.now_ns();
+            if now >= deadline {
+                self.cpu.platform.with(|chip, _| chip.tick(now));
+                look = true;
+            }
+        }
+        if look {
+            self.cpu.note_interrupts();
+            self.take_signals();
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.cpu.platform.with(|chip, cpu| chip.take_signal(cpu)).flatten() {
+            match signal {
+                Signal::Nmi => self.cpu.nmi_pending = true,
+                Signal::Init => {
+                    self.cpu.reset();
+                    self.waiting = Waiting::StartUp;
+                }
+                Signal::StartUp(page) if self.waiting == Waiting::StartUp => {
+                    self.cpu.start_at(page);
+                    self.waiting = Waiting::No;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether an interrupt could be taken now.
+    fn deliverable(&self) -> bool {
+        self.cpu.nmi_pending && !self.cpu.state.nmi_masked
+            || self.cpu.interrupt_pending && self.cpu.state.sys_flags & RFLAGS_IF != 0
+    }
+
+    /// Takes the most urgent event that can be taken.
+    fn deliver(&mut self) -> Option<VmExit> {
+        let vector = if self.cpu.nmi_pending && !self.cpu.state.nmi_masked {
+            self.cpu.nmi_pending = false;
+            self.cpu.state.nmi_masked = true;
+            Some(2)
+        } else {
+            let vector = self.cpu.platform.with(|chip, cpu| chip.acknowledge(cpu)).flatten();
+            self.cpu.note_interrupts();
+            vector
+        };
+        let rip = self.cpu.state.rip;
+        let event = Event::external(vector?);
+        self.cpu.leave = None;
+        match interrupt::deliver(&mut self.cpu, event, rip) {
+            Ok(()) => None,
+            Err(stop) => self.handle(Pause::Stop(stop)),
+        }
+    }
+
+    /// What a pause of guest code means: an exit, or `None` to go on.
+    fn handle(&mut self, pause: Pause) -> Option<VmExit> {
+        match pause {
+            Pause::Quantum => None,
+            Pause::Stop(Stop::Fault(exception)) => {
+                if let Some(what) = self.cpu.unsupported.take() {
+                    return Some(VmExit::Unsupported { what: what.to_owned(), rip: self.cpu.state.rip });
+                }
+                self.cpu.replay.clear();
+                let rip = self.cpu.state.rip;
+                match interrupt::raise(&mut self.cpu, exception, rip) {
+                    Ok(()) => self.leave(),
+                    Err(stop) => self.handle(Pause::Stop(stop)),
+                }
+            }
+            Pause::Stop(Stop::Exit) => {
+                if let Some(access) = self.cpu.replay.pending() {
+                    self.waiting = Waiting::Access(access);
+                    return Some(exit_for(&access));
+                }
+                self.leave()
+            }
+            Pause::Leave => self.leave(),
+        }
+    }
+
+    fn leave(&mut self) -> Option<VmExit> {
+        match self.cpu.leave.take()? {
+            Leave::Recheck => None,
+            Leave::Halt => {
+                self.waiting = Waiting::Halted;
+                None
+            }
+            Leave::Hypercall => {
+                self.waiting = Waiting::Hypercall;
+                let r = &self.cpu.state.r;
+                // The order of the System V calling convention's KVM variant: RBX, RCX, RDX, RSI (Linux,
+                // Documentation/virt/kvm/x86/hypercalls.rst).
+                Some(VmExit::Hypercall { func: r[0], args: [r[3], r[1], r[2], r[6], 0, 0] })
+            }
+            Leave::TripleFault => {
+                self.waiting = Waiting::Shutdown;
+                Some(VmExit::TripleFault)
+            }
+            Leave::Unsupported(what) => {
+                Some(VmExit::Unsupported { what: what.to_owned(), rip: self.cpu.state.rip })
+            }
+        }
+    }
+
+    /// How many instructions may run before the next look around.
+    fn quantum(&self) -> i64 {
+        match self.budget {
+            Some(budget) => QUANTUM.min(i64::try_from(budget).unwrap_or(QUANTUM)),
+            None => QUANTUM,
+        }
+    }
+
+    fn spend(&mut self, before: u64) {
+        if let Some(budget) = &mut self.budget {
+            *budget = budget.saturating_sub(self.cpu.instructions().wrapping_sub(before));
+        }
+    }
+
+    fn run_guest(&mut self) -> Result<VmExit> {
+        loop {
+            if let Some(exit) = self.before() {
+                return Ok(exit);
+            }
+            match self.waiting {
+                Waiting::Halted if self.deliverable() => self.waiting = Waiting::No,
+                Waiting::Halted | Waiting::StartUp => return Ok(VmExit::Hlt),
+                Waiting::Shutdown => return Ok(VmExit::TripleFault),
+                _ => {}
+            }
+            if self.budget == Some(0) {
+                return Ok(VmExit::BudgetSpent);
+            }
+            self.grant(self.quantum());
+            let before = self.cpu.instructions();
+            let exit = self.run_quantum();
+            self.spend(before);
+            if let Some(exit) = exit {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Guest code until the quantum is used up, or something has to be looked at.
+    fn run_quantum(&mut self) -> Option<VmExit> {
+        while self.cpu.left > 0 && self.waiting == Waiting::No {
+            let half_done = self.cpu.replay.is_active();
+            let held_off = std::mem::take(&mut self.cpu.state.shadow);
+            let pause = if half_done || self.cpu.single_stepping() || held_off && self.deliverable() {
+                if let Some(exit) = self.step() {
+                    return Some(exit);
+                }
+                continue;
+            } else if self.deliverable() {
+                if let Some(exit) = self.deliver() {
+                    return Some(exit);
+                }
+                continue;
+            } else {
+                self.cpu.run_blocks()
+            };
+            if let Some(exit) = self.handle(pause) {
+                return Some(exit);
+            }
+        }
+        None
+    }
+}
+
+/// The exit for a device access.
+fn exit_for(access: &Access) -> VmExit {
+    let data: ExitData =
+        if access.write { access.data() } else { SmallVec::from_elem(0, usize::from(access.width.min(8))) };
+    if access.port {
+        VmExit::Pio { port: access.addr as u16, write: access.write, data }
+    } else {
+        VmExit::Mmio { addr: access.addr, write: access.write, data }
+    }
+}
+
+fn little_endian(data: &[u8]) -> u64 {
+    data.iter().take(8).rev().fold(0, |acc, b| acc << 8 | u64::from(*b))
+}
+
+impl Vcpu for SoftVcpu {
+    fn id(&self) -> u32 {
+        self.cpu.platform.cpu() as u32
+    }
+
+    fn run(&mut self, entry: VmEntry) -> Result<VmExit> {
+        self.answer(&entry)?;
+        if matches!(entry, VmEntry::Complete(_)) { self.complete() } else { self.run_guest() }
+    }
+
+    fn cancel_handle(&self) -> CancelHandle {
+        CancelHandle::new(self.shared.clone())
+    }
+
+    fn set_budget(&mut self, instructions: Option<u64>) -> Result<()> {
+        self.budget = instructions;
+        Ok(())
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.cpu.instructions())
+    }
+
+    fn idle_deadline_ns(&self) -> Option<u64> {
+        self.cpu.platform.deadline
+    }
+
+    fn is_runnable(&mut self) -> bool {
+        match self.waiting {
+            Waiting::Halted | Waiting::StartUp => {
+                let changed = self.shared.is_requested();
+                self.tick(changed);
+                changed || self.deliverable()
+            }
+            _ => true,
+        }
+    }
+
+    fn inject_nmi(&mut self) -> Result<()> {
+        self.cpu.nmi_pending = true;
+        Ok(())
+    }
+
+    fn x86(&mut self) -> Result<&mut dyn X86State> {
+        Ok(self)
+    }
+}

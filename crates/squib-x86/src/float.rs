@@ -1,0 +1,296 @@
+//! x87 instructions, and those SSE and MMX ones that are no operation of [`simd`](crate::simd): how their operands
+//! reach [`x87`](crate::x87).
+
+use iced_x86::{Code, Mnemonic as M};
+use squib_core::x86::bits::*;
+
+use crate::env::{Env, Rights};
+use crate::fault::{Exception, Stop};
+use crate::flags::{Cond, LazyFlags};
+use crate::fp::mxcsr::Mxcsr;
+use crate::helper::{linear, set};
+use crate::insn::{Insn, MemRef, Operand};
+use crate::size::Size;
+use crate::state::sreg;
+use crate::x87::image::{Layout, MAX_SIZE};
+use crate::x87::{Output, Pointers, X87, X87Insn, form};
+
+const RAX: usize = 0;
+const RDI: usize = 7;
+
+/// Runs an instruction of this file; `None` when `i` is none.
+///
+/// # Errors
+/// #UD, #NM, #MF, and what memory operands raise.
+pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>> {
+    if let Some(x) = form(i.code) {
+        return Some(arithmetic(env, i, x));
+    }
+    Some(match i.mnemonic {
+        M::Wait => wait(env),
+        M::Emms => emms(env),
+        M::Fnop => check(env).and_then(|()| pending(env)),
+        M::Fldenv | M::Frstor => load_image(env, i),
+        M::Fnstenv | M::Fnsave => store_image(env, i),
+        M::Ldmxcsr => load_mxcsr(env, i),
+        M::Stmxcsr => store_mxcsr(env, i),
+        M::Maskmovq | M::Maskmovdqu => masked_store(env, i),
+        _ => return None,
+    })
+}
+
+/// x87 is usable: #NM where it is emulated or its state is another task's.
+fn check<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    if env.state_ref().cr0 & (CR0_EM | CR0_TS) != 0 { Err(Exception::NM.into()) } else { Ok(()) }
+}
+
+/// SSE is usable.
+fn check_sse<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    let s = env.state_ref();
+    if s.cr0 & CR0_EM != 0 || s.cr4 & CR4_OSFXSR == 0 {
+        Err(Exception::UD.into())
+    } else if s.cr0 & CR0_TS != 0 {
+        Err(Exception::NM.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// MMX is usable.
+fn check_mmx<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    let s = env.state_ref();
+    if s.cr0 & CR0_EM != 0 {
+        Err(Exception::UD.into())
+    } else if s.cr0 & CR0_TS != 0 {
+        Err(Exception::NM.into())
+    } else {
+        pending(env)
+    }
+}
+
+fn pending<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    if env.state_ref().x87.is_pending() { Err(Exception::MF.into()) } else { Ok(()) }
+}
+
+fn wait<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    let both = CR0_MP | CR0_TS;
+    if env.state_ref().cr0 & both == both { Err(Exception::NM.into()) } else { pending(env) }
+}
+
+fn emms<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
+    check_mmx(env)?;
+    env.state().x87.leave_mmx();
+    Ok(())
+}
+
+fn memory(i: &Insn) -> Option<&MemRef> {
+    i.ops.iter().find_map(|o| if let Operand::Mem(m) = o { Some(m) } else { None })
+}
+
+/// The widest access that `bytes` bytes have room for.
+fn widest(bytes: usize) -> Size {
+    match bytes {
+        8.. => Size::B8,
+        4.. => Size::B4,
+        2.. => Size::B2,
+        _ => Size::B1,
+    }
+}
+
+fn read_bytes<E: Env + ?Sized>(env: &mut E, addr: u64, out: &mut [u8]) -> Result<(), Stop> {
+    let mut at = addr;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let size = widest(rest.len());
+        let v = env.read(at, size, Rights::Current)?;
+        let (head, tail) = rest.split_at_mut(size.bytes() as usize);
+        head.copy_from_slice(&v.to_le_bytes()[..head.len()]);
+        at = at.wrapping_add(size.bytes());
+        rest = tail;
+    }
+    Ok(())
+}
+
+fn write_bytes<E: Env + ?Sized>(env: &mut E, addr: u64, data: &[u8]) -> Result<(), Stop> {
+    env.probe_write(addr, data.len() as u64, Rights::Current)?;
+    let mut at = addr;
+    let mut rest = data;
+    while !rest.is_empty() {
+        let size = widest(rest.len());
+        let (head, tail) = rest.split_at(size.bytes() as usize);
+        let v = head.iter().rev().fold(0, |acc, b| acc << 8 | u64::from(*b));
+        env.write(at, size, v, Rights::Current)?;
+        at = at.wrapping_add(size.bytes());
+        rest = tail;
+    }
+    Ok(())
+}
+
+fn condition(m: M) -> Option<Cond> {
+    Some(match m {
+        M::Fcmovb => Cond::B,
+        M::Fcmovnb => Cond::Ae,
+        M::Fcmove => Cond::E,
+        M::Fcmovne => Cond::Ne,
+        M::Fcmovbe => Cond::Be,
+        M::Fcmovnbe => Cond::A,
+        M::Fcmovu => Cond::P,
+        M::Fcmovnu => Cond::Np,
+        _ => return None,
+    })
+}
+
+fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), Stop> {
+    check(env)?;
+    let register = match (i.ops[0], i.ops[1]) {
+        (_, Operand::St(n)) if x.place == crate::x87::Place::Source => n,
+        (Operand::St(n), _) => n,
+        _ => x.index,
+    };
+    let x = X87Insn { index: register & 7, ..x };
+    if x.waits() {
+        pending(env)?;
+    }
+    let bytes = x.place.bytes();
+    let mut addr = 0;
+    let mut input = 0;
+    if let Some(m) = memory(i).filter(|_| bytes != 0) {
+        addr = linear(env, m, bytes as u64, x.is_store())?;
+        if !x.is_store() {
+            let mut raw = [0; 16];
+            read_bytes(env, addr, &mut raw[..bytes])?;
+            input = u128::from_le_bytes(raw);
+        }
+    }
+    if let Some(cc) = condition(i.mnemonic) {
+        input = u128::from(env.state_ref().lazy.test(cc));
+    }
+    // On a copy, so that a store that faults leaves everything as it was.
+    let mut unit = env.state_ref().x87;
+    if x.is_recorded() {
+        let s = env.state_ref();
+        unit.pointers = Pointers {
+            opcode: 0,
+            ip: i.rip,
+            cs: s.seg[sreg::CS].selector,
+            dp: if bytes == 0 { unit.pointers.dp } else { addr },
+            ds: if bytes == 0 { unit.pointers.ds } else { s.seg[usize::from(i.seg).min(sreg::GS)].selector },
+        };
+    }
+    match unit.execute(x, input).map_err(|_| Exception::MF)? {
+        Output::None => {}
+        Output::Store(bits) => write_bytes(env, addr, &bits.to_le_bytes()[..bytes.min(16)])?,
+        Output::Ax(ax) => set(env, RAX, Size::B2, u64::from(ax)),
+        Output::Flags(flags) => env.state().lazy = LazyFlags::fixed(u64::from(flags)),
+    }
+    env.state().x87 = unit;
+    Ok(())
+}
+
+/// The layout that operand size and mode give an image of the unit.
+fn layout<E: Env + ?Sized>(env: &E, i: &Insn) -> Layout {
+    let s = env.state_ref();
+    let protected = s.protected() && !s.v86();
+    let short = matches!(
+        i.code,
+        Code::Fldenv_m14byte | Code::Fnstenv_m14byte | Code::Fnsave_m94byte | Code::Frstor_m94byte
+    );
+    match (short, protected) {
+        (true, true) => Layout::Protected16,
+        (true, false) => Layout::Real16,
+        (false, true) => Layout::Protected32,
+        (false, false) => Layout::Real32,
+    }
+}
+
+fn load_image<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    check(env)?;
+    pending(env)?;
+    let layout = layout(env, i);
+    let whole = i.mnemonic == M::Frstor;
+    let bytes = if whole { layout.save_bytes() } else { layout.environment_bytes() };
+    let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
+    let addr = linear(env, m, bytes as u64, false)?;
+    let mut image = [0; MAX_SIZE];
+    read_bytes(env, addr, &mut image[..bytes])?;
+    let unit = &mut env.state().x87;
+    if whole {
+        unit.restore(layout, &image[..bytes])
+    } else {
+        unit.load_environment(layout, &image[..bytes])
+    }
+    Ok(())
+}
+
+fn store_image<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    check(env)?;
+    let layout = layout(env, i);
+    let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
+    let mut unit: X87 = env.state_ref().x87;
+    if i.mnemonic == M::Fnsave {
+        let bytes = layout.save_bytes();
+        let addr = linear(env, m, bytes as u64, true)?;
+        write_bytes(env, addr, &unit.save(layout)[..bytes])?;
+        unit.initialize();
+    } else {
+        let bytes = layout.environment_bytes();
+        let addr = linear(env, m, bytes as u64, true)?;
+        write_bytes(env, addr, &unit.environment(layout)[..bytes])?;
+        unit.mask_all();
+    }
+    env.state().x87 = unit;
+    Ok(())
+}
+
+fn load_mxcsr<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    check_sse(env)?;
+    let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
+    let addr = linear(env, m, 4, false)?;
+    let bits = env.read(addr, Size::B4, Rights::Current)? as u32;
+    env.state().mxcsr = Mxcsr::from_bits(bits).ok_or(Exception::GP0)?;
+    Ok(())
+}
+
+fn store_mxcsr<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    check_sse(env)?;
+    let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
+    let addr = linear(env, m, 4, true)?;
+    let bits = u64::from(env.state_ref().mxcsr.bits());
+    env.write(addr, Size::B4, bits, Rights::Current)
+}
+
+/// MASKMOVQ and MASKMOVDQU: byte i of the first register goes to DS:rDI where the second's byte i has its sign set.
+fn masked_store<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    let (data, mask, mmx) = match i.ops {
+        [_, Operand::Mm(a), Operand::Mm(b), _] | [Operand::Mm(a), Operand::Mm(b), ..] => {
+            check_mmx(env)?;
+            let x = &env.state_ref().x87;
+            (u128::from(x.mm(usize::from(a))), u128::from(x.mm(usize::from(b))), true)
+        }
+        [_, Operand::Xmm(a), Operand::Xmm(b), _] | [Operand::Xmm(a), Operand::Xmm(b), ..] => {
+            check_sse(env)?;
+            let x = &env.state_ref().xmm;
+            (x[usize::from(a & 15)], x[usize::from(b & 15)], false)
+        }
+        _ => return Err(Exception::UD.into()),
+    };
+    let offset = i.addr.trunc(env.state_ref().r[RDI]);
+    let bytes = if mmx { 8 } else { 16 };
+    let selected = (0..bytes).filter(|n| mask >> (8 * n + 7) & 1 != 0);
+    let at = |env: &E, n: u64| {
+        let offset = i.addr.trunc(offset.wrapping_add(n));
+        crate::address::linear(env.state_ref(), i.seg, offset, 1, true)
+    };
+    for n in selected.clone() {
+        let addr = at(env, n)?;
+        env.probe_write(addr, 1, Rights::Current)?;
+    }
+    for n in selected {
+        let addr = at(env, n)?;
+        env.write(addr, Size::B1, (data >> (8 * n)) as u64 & 0xff, Rights::Current)?;
+    }
+    if mmx {
+        env.state().x87.enter_mmx();
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Bit test and bit scan (Intel SDM vol. 1, 7.3.7). BT and its kin with a register offset into memory are
+//! helpers, because the offset moves the address.
+
+use iced_x86::Mnemonic;
+use squib_core::x86::bits::RFLAGS_CF;
+
+use crate::emit::{Bin, Cmp, Emit, Un};
+use crate::flags::FlagOp;
+use crate::insn::Operand;
+use crate::size::Size;
+
+/// What happens to the tested bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum BitOp {
+    /// Nothing (BT).
+    Test,
+    /// Set (BTS).
+    Set,
+    /// Clear (BTR).
+    Reset,
+    /// Flip (BTC).
+    Complement,
+}
+
+impl BitOp {
+    /// The operation that a mnemonic names; BTC for any other.
+    pub const fn of(m: Mnemonic) -> Self {
+        match m {
+            Mnemonic::Bt => Self::Test,
+            Mnemonic::Bts => Self::Set,
+            Mnemonic::Btr => Self::Reset,
+            _ => Self::Complement,
+        }
+    }
+
+    /// The new value of a word, given the tested bit's mask.
+    pub const fn apply(self, word: u64, bit: u64) -> u64 {
+        match self {
+            Self::Test => word,
+            Self::Set => word | bit,
+            Self::Reset => word & !bit,
+            Self::Complement => word ^ bit,
+        }
+    }
+}
+
+/// BT, BTS, BTR, BTC: CF is the bit; the other flags stay.
+#[inline(always)]
+pub fn bt<E: Emit + ?Sized>(
+    e: &mut E,
+    op: BitOp,
+    size: Size,
+    dst: Operand<E::Mem>,
+    offset: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    let within = e.imm(u64::from(size.bits() - 1));
+    let offset = match offset {
+        Operand::Imm(n) => e.imm(n),
+        other => e.read(size, other)?,
+    };
+    let n = e.bin(Bin::And, Size::B8, offset, within);
+    let one = e.imm(1);
+    let old = if op == BitOp::Test {
+        e.read(size, dst)?
+    } else {
+        let bit = e.bin(Bin::Shl, size, one, n);
+        e.modify(size, dst, |e, a| match op {
+            BitOp::Set => e.bin(Bin::Or, size, a, bit),
+            BitOp::Reset => {
+                let keep = e.un(Un::Not, size, bit);
+                e.bin(Bin::And, size, a, keep)
+            }
+            BitOp::Test | BitOp::Complement => e.bin(Bin::Xor, size, a, bit),
+        })?
+    };
+    if e.flags_live() {
+        let bit = e.bin(Bin::Shr, Size::B8, old, n);
+        let cf = e.bin(Bin::And, Size::B8, bit, one);
+        let (status, keep) = (e.status(), e.imm(!RFLAGS_CF));
+        let kept = e.bin(Bin::And, Size::B8, status, keep);
+        let bits = e.bin(Bin::Or, Size::B8, kept, cf);
+        e.flags(FlagOp::Fixed, size, bits, bits);
+    }
+    Ok(())
+}
+
+/// BSF and BSR: a zero source sets ZF and leaves the destination as it was.
+#[inline(always)]
+pub fn scan<E: Emit + ?Sized>(
+    e: &mut E,
+    reverse: bool,
+    size: Size,
+    dst: Operand<E::Mem>,
+    src: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    let v = e.read(size, src)?;
+    let zero = e.imm(0);
+    let none = e.cmp(Cmp::Eq, v, zero);
+    let found = e.un(if reverse { Un::BitLength } else { Un::Ctz }, size, v);
+    // A 32-bit destination keeps all 64 bits when nothing is found.
+    let write = if size == Size::B4 { Size::B8 } else { size };
+    let old = e.read(write, dst)?;
+    let res = e.sel(none, old, found);
+    e.write(write, dst, res)?;
+    e.flags(FlagOp::Logic, size, v, zero);
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Near control transfers (Intel SDM vol. 1, 7.3.8). Far ones are helpers.
+
+use iced_x86::{Code, Mnemonic};
+
+use crate::emit::{Bin, Cmp, Emit};
+use crate::flags::Cond;
+use crate::insn::Operand;
+use crate::size::Size;
+
+const RCX: u8 = 1;
+const RSP: u8 = 4;
+
+/// Whether a JMP or CALL through memory loads CS too.
+pub fn is_far(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Jmp_m1616
+            | Code::Jmp_m1632
+            | Code::Jmp_m1664
+            | Code::Call_m1616
+            | Code::Call_m1632
+            | Code::Call_m1664
+    )
+}
+
+/// Jcc.
+#[inline(always)]
+pub fn jcc<E: Emit + ?Sized>(e: &mut E, cc: Cond, target: Operand<E::Mem>) -> Result<(), E::Stop> {
+    let c = e.cond(cc);
+    let target = e.read(Size::B8, target)?;
+    e.jump_if(c, target)
+}
+
+/// JMP.
+#[inline(always)]
+pub fn jmp<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<(), E::Stop> {
+    let target = e.read(size, target)?;
+    e.jump(target)
+}
+
+/// CALL; `next` is the return address.
+#[inline(always)]
+pub fn call<E: Emit + ?Sized>(
+    e: &mut E,
+    size: Size,
+    target: Operand<E::Mem>,
+    next: u64,
+) -> Result<(), E::Stop> {
+    let target = e.read(size, target)?;
+    let next = e.imm(size.trunc(next));
+    e.push(size, next)?;
+    e.jump(target)
+}
+
+/// RET, with or without a number of bytes to drop.
+#[inline(always)]
+pub fn ret<E: Emit + ?Sized>(e: &mut E, size: Size, extra: Operand<E::Mem>) -> Result<(), E::Stop> {
+    let target = e.peek(size, RSP)?;
+    let extra = if let Operand::Imm(n) = extra { n & 0xffff } else { 0 };
+    e.drop_stack(size.bytes() + extra);
+    e.jump(target)
+}
+
+/// JCXZ, JECXZ, JRCXZ.
+pub fn jcxz<E: Emit + ?Sized>(e: &mut E, addr: Size, target: Operand<E::Mem>) -> Result<(), E::Stop> {
+    let count = e.get(addr, RCX);
+    let zero = e.imm(0);
+    let c = e.cmp(Cmp::Eq, count, zero);
+    let target = e.read(Size::B8, target)?;
+    e.jump_if(c, target)
+}
+
+/// LOOP, LOOPE, LOOPNE.
+pub fn loop_<E: Emit + ?Sized>(
+    e: &mut E,
+    m: Mnemonic,
+    addr: Size,
+    target: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    let (zero, one) = (e.imm(0), e.imm(1));
+    let target = e.read(Size::B8, target)?;
+    let count = e.get(addr, RCX);
+    let count = e.bin(Bin::Sub, addr, count, one);
+    let goes_on = match m {
+        Mnemonic::Loop => one,
+        _ => {
+            let c = e.cond(if m == Mnemonic::Loope { Cond::E } else { Cond::Ne });
+            e.sel(c, one, zero)
+        }
+    };
+    e.set(addr, RCX, count);
+    let left = e.cmp(Cmp::Ne, count, zero);
+    let goes_on = e.sel(left, goes_on, zero);
+    let c = e.cmp(Cmp::Ne, goes_on, zero);
+    e.jump_if(c, target)
+}
