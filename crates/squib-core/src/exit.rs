@@ -219,7 +219,8 @@ pub enum VmEntry {
     MsrFault,
     /// Finish the last access with what its device has answered, run no further instruction, and return
     /// [`VmExit::Completed`]. Needed before a pause or a snapshot: until then half an instruction is
-    /// outside of the registers.
+    /// outside of the registers. If the instruction's access has further parts (it crosses a page, or is a
+    /// string), the next is returned as its exit instead; answer that with `Complete` too.
     Complete(Option<ExitData>),
 }
 
