@@ -175,6 +175,7 @@ pub trait Emit {
     fn v_to_x(&mut self, v: Self::V) -> Self::X;
 
     /// Reads a general operand.
+    #[inline(always)]
     fn read(&mut self, size: Size, op: Operand<Self::Mem>) -> Result<Self::V, Self::Stop> {
         Ok(match op {
             Operand::Reg(r) => self.get(size, r),
@@ -186,6 +187,7 @@ pub trait Emit {
     }
 
     /// Writes a general operand.
+    #[inline(always)]
     fn write(&mut self, size: Size, op: Operand<Self::Mem>, v: Self::V) -> Result<(), Self::Stop> {
         match op {
             Operand::Reg(r) => self.set(size, r, v),
@@ -197,6 +199,7 @@ pub trait Emit {
     }
 
     /// Replaces a general operand by `f` of it, after all checks.
+    #[inline(always)]
     fn modify(
         &mut self,
         size: Size,
