@@ -499,6 +499,14 @@ mod tests {
     }
 
     #[test]
+    fn the_slave_may_interrupt_again_at_once() {
+        let mut p = ready(3);
+        pulse(&mut p, 12);
+        pulse(&mut p, 9);
+        assert_eq!((p.acknowledge(), p.acknowledge(), p.irq()), (0x39, 0x3c, false));
+    }
+
+    #[test]
     fn rotation_commands() {
         let mut p = ready(1);
         p.write(0x20, 0xc3);

@@ -398,10 +398,11 @@ mod tests {
             set(&mut rtc, index, value, SECOND);
         }
         assert_eq!(clock(&mut rtc, 9 * SECOND), [0x19, 0x31, 1, 0x31, 7, 7, 8, 9], "held");
-        set(&mut rtc, STATUS_B, B_24_HOURS, 10 * SECOND);
-        set(&mut rtc, STATUS_A, 0x26, 10 * SECOND);
-        assert_eq!(get(&mut rtc, SECONDS, 10 * SECOND + SECOND / 2 - 1), 9);
-        assert_eq!(get(&mut rtc, SECONDS, 10 * SECOND + SECOND / 2), 0x10, "half a second after the divider");
+        let start = 10 * SECOND + SECOND / 5;
+        set(&mut rtc, STATUS_B, B_24_HOURS, start);
+        set(&mut rtc, STATUS_A, 0x26, start);
+        assert_eq!(get(&mut rtc, SECONDS, start + SECOND / 2 - 1), 9);
+        assert_eq!(get(&mut rtc, SECONDS, start + SECOND / 2), 0x10, "half a second after the divider");
     }
 
     #[test]
@@ -427,6 +428,9 @@ mod tests {
         assert!(!rtc.irq());
         assert_eq!(get(&mut rtc, STATUS_C, SECOND / 2), 0);
         assert_eq!(rtc.next_deadline(), Some(SECOND / 2 + SECOND));
+        set(&mut rtc, STATUS_B, B_SET | B_24_HOURS | UPDATE, SECOND);
+        assert_eq!(get(&mut rtc, STATUS_B, SECOND), B_SET | B_24_HOURS, "holding the clock disables it");
+        assert_eq!(rtc.next_deadline(), None);
     }
 
     #[test]
@@ -482,7 +486,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_next_alarm_is_the_first_that_matches(h in 0_u8..30, m in 0_u8..70, s in 0_u8..70, now in 0_u64..200_000) {
+        fn the_next_alarm_is_the_first_that_matches(
+            h in 0_u8..30,
+            m in 0_u8..70,
+            s in 0_u8..70,
+            now in 0_u64..200_000,
+        ) {
             let mut rtc = Rtc::new(0, now * SECOND);
             set(&mut rtc, STATUS_B, B_24_HOURS | B_BINARY | ALARM, 0);
             // Large values stand for "any".

@@ -511,7 +511,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_arrive_once_and_in_order(chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..20), 0..20_usize), 0..30)) {
+        fn bytes_arrive_once_and_in_order(
+            chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..20), 0..20_usize), 0..30),
+        ) {
             let mut u = ready(ier::RECEIVED);
             let (mut sent, mut got) = (vec![], vec![]);
             for (chunk, reads) in chunks {

@@ -420,7 +420,13 @@ mod tests {
         }
 
         #[test]
-        fn the_next_edge_is_where_the_output_rises(mode in 0..6_u8, n in 1..50_u16, m in 1..50_u16, at in 0..120_u64, after in 0..120_u64) {
+        fn the_next_edge_is_where_the_output_rises(
+            mode in prop::sample::select(vec![0_u8, 1, 2, 3, 3, 3, 4, 5]),
+            n in 1..50_u16,
+            m in 1..50_u16,
+            at in 0..120_u64,
+            after in 0..12_u64,
+        ) {
             let mut c = programmed(0x30 | mode << 1, n);
             c.set_gate(false, 3);
             c.set_gate(true, 4);
