@@ -143,7 +143,7 @@ impl X86State for SoftVcpu {
     }
 
     fn msr_indices(&mut self) -> Result<Vec<u32>> {
-        Ok(msr::STATE_MSRS.to_vec())
+        Ok(msr::state_msrs(&self.cpu.model).collect())
     }
 
     fn xsave(&mut self) -> Result<Vec<u8>> {

@@ -1,0 +1,322 @@
+//! What the soft vCPU promises beyond executing instructions: answers, pauses, budgets, and code that changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iced_x86::code_asm::*;
+use squib_core::x86::bits;
+use squib_core::{
+    ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit,
+};
+use squib_guests::{Guest, Mode};
+use squib_soft::SoftBackend;
+use squib_vmm::host::{StdClock, ThreadWaker};
+
+const CODE: u64 = 0x10_0000;
+const DEVICE: u64 = 0xd000_0000;
+
+struct Started {
+    memory: Arc<GuestMemory>,
+    vcpu: Box<dyn Vcpu>,
+}
+
+/// A vCPU in 64-bit mode at the first instruction of `program`.
+fn start(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Started {
+    let mut a = CodeAssembler::new(64).unwrap();
+    program(&mut a).unwrap();
+    start_bytes(a.assemble(CODE).unwrap())
+}
+
+fn start_bytes(image: Vec<u8>) -> Started {
+    let guest = Guest { name: "test", about: "a test", mode: Mode::Long64, load_addr: CODE, image };
+    let config = VmConfig {
+        memory: GuestMemory::new(4 << 20).unwrap(),
+        irqchip: IrqchipKind::Full,
+        clock: StdClock::new(),
+        waker: ThreadWaker::new(),
+    };
+    let vm = SoftBackend::default().create_vm(&config).unwrap();
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    guest.start(&config.memory, &mut *vcpu).unwrap();
+    Started { memory: config.memory, vcpu }
+}
+
+impl Started {
+    fn run(&mut self, entry: VmEntry) -> VmExit {
+        self.vcpu.run(entry).unwrap()
+    }
+
+    fn rax(&mut self) -> u64 {
+        self.vcpu.x86().unwrap().registers().unwrap().rax
+    }
+
+    fn rip(&mut self) -> u64 {
+        self.vcpu.x86().unwrap().registers().unwrap().rip
+    }
+
+    /// Runs to the next HLT.
+    fn halt(&mut self) {
+        let exit = self.run(VmEntry::Resume);
+        assert!(matches!(exit, VmExit::Hlt), "{exit:?}");
+    }
+}
+
+fn read(bytes: &[u8]) -> VmEntry {
+    VmEntry::Read(ExitData::from_slice(bytes))
+}
+
+#[test]
+fn an_answer_that_does_not_fit_changes_nothing() {
+    let mut s = start(|a| {
+        a.mov(ebx, DEVICE as u32)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.hlt()
+    });
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::Mmio { addr: DEVICE, write: false, .. }));
+    for wrong in [read(&[1]), read(&[0; 8]), VmEntry::Hypercall(1), VmEntry::Msr(1), VmEntry::MsrFault] {
+        assert_eq!(s.vcpu.run(wrong).unwrap_err().code(), ErrorCode::BadEntry);
+    }
+    assert!(matches!(s.run(read(&[1, 2, 3, 4])), VmExit::Hlt));
+    assert_eq!(s.rax(), 0x0403_0201);
+    assert_eq!(s.vcpu.run(read(&[0])).unwrap_err().code(), ErrorCode::BadEntry, "nothing is asked");
+}
+
+#[test]
+fn an_unanswered_read_is_all_ones() {
+    let mut s = start(|a| {
+        a.mov(ebx, DEVICE as u32)?;
+        a.movzx(eax, word_ptr(rbx))?;
+        a.hlt()
+    });
+    s.run(VmEntry::Resume);
+    s.halt();
+    assert_eq!(s.rax(), 0xffff);
+}
+
+#[test]
+fn completing_ends_after_the_instruction() {
+    let mut s = start(|a| {
+        a.mov(ebx, DEVICE as u32)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.inc(eax)?;
+        a.hlt()
+    });
+    s.run(VmEntry::Resume);
+    let exit = s.run(VmEntry::Complete(Some(ExitData::from_slice(&[7, 0, 0, 0]))));
+    assert!(matches!(exit, VmExit::Completed), "{exit:?}");
+    assert_eq!((s.rax(), s.rip()), (7, CODE + 7));
+    assert!(matches!(s.run(VmEntry::Complete(None)), VmExit::Completed), "nothing is half-way");
+    s.halt();
+    assert_eq!(s.rax(), 8);
+}
+
+#[test]
+fn completing_a_read_and_write_asks_for_its_second_half() {
+    let mut s = start(|a| {
+        a.mov(ebx, DEVICE as u32)?;
+        a.add(dword_ptr(rbx), 5)?;
+        a.hlt()
+    });
+    s.run(VmEntry::Resume);
+    let exit = s.run(VmEntry::Complete(Some(ExitData::from_slice(&[2, 0, 0, 0]))));
+    match exit {
+        VmExit::Mmio { write: true, data, .. } => assert_eq!(data.as_slice(), [7, 0, 0, 0]),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(s.run(VmEntry::Complete(None)), VmExit::Completed));
+    s.halt();
+}
+
+#[test]
+fn device_accesses_of_neighbouring_instructions_do_not_mix() {
+    let mut s = start(|a| {
+        a.mov(ebx, DEVICE as u32)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.add(eax, dword_ptr(rbx + 4))?;
+        a.add(eax, dword_ptr(rbx))?;
+        a.hlt()
+    });
+    let mut entry = VmEntry::Resume;
+    let mut seen = vec![];
+    while let VmExit::Mmio { addr, .. } = s.run(entry) {
+        seen.push(addr);
+        entry = read(&[seen.len() as u8, 0, 0, 0]);
+    }
+    assert_eq!(seen, [DEVICE, DEVICE + 4, DEVICE]);
+    assert_eq!(s.rax(), 1 + 2 + 3);
+}
+
+#[test]
+fn a_budget_is_kept_to_a_block() {
+    let mut s = start(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.inc(eax)?;
+        a.jmp(again)
+    });
+    s.vcpu.set_budget(Some(1000)).unwrap();
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::BudgetSpent));
+    let done = s.vcpu.instructions().unwrap();
+    assert!((1000..1064).contains(&done), "{done}");
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::BudgetSpent), "it is still spent");
+    s.vcpu.set_budget(Some(10)).unwrap();
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::BudgetSpent));
+    assert!(s.vcpu.instructions().unwrap() >= done + 10);
+}
+
+#[test]
+fn a_cancel_before_the_run_counts_once() {
+    let mut s = start(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.jmp(again)
+    });
+    let handle = s.vcpu.cancel_handle();
+    handle.cancel();
+    handle.cancel();
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::Cancelled));
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        handle.cancel();
+    });
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::Cancelled), "guest code that loops for ever");
+    late.join().unwrap();
+}
+
+#[test]
+fn code_written_from_outside_is_seen() {
+    let mut s = start(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(eax, 1)?;
+        a.out(0x80, al)?;
+        a.jmp(again)
+    });
+    for value in [1, 42, 43] {
+        s.memory.write(CODE + 1, &[value]).unwrap();
+        match s.run(VmEntry::Resume) {
+            VmExit::Pio { data, .. } => assert_eq!(data.as_slice(), [value]),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_store_into_the_running_block_takes_effect_at_the_next_instruction() {
+    // mov byte [rip + 1], 7 rewrites the immediate of the mov eax that follows it in the same block.
+    let mut s = start_bytes(vec![
+        0xc6, 0x05, 0x01, 0x00, 0x00, 0x00, 0x07, // mov byte ptr [rip + 1], 7
+        0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1
+        0xf4, // hlt
+    ]);
+    s.halt();
+    assert_eq!(s.rax(), 7);
+}
+
+#[test]
+fn instructions_over_a_page_boundary_run_and_follow_changes_of_either_page() {
+    let mut image = vec![0x90; 0xffd];
+    image.extend([0xb8, 0x11, 0x22, 0x33, 0x44, 0xf4]); // mov eax, 0x44332211 from 0xffd; hlt
+    let mut s = start_bytes(image.clone());
+    s.halt();
+    assert_eq!(s.rax(), 0x4433_2211);
+    let mut s = start_bytes(image);
+    s.memory.write(CODE + 0x1000, &[0x99]).unwrap();
+    s.halt();
+    assert_eq!(s.rax(), 0x4499_2211);
+}
+
+#[test]
+fn a_fault_restores_the_count_and_the_address() {
+    let mut s = start(|a| {
+        a.mov(eax, 5)?;
+        a.inc(eax)?;
+        a.mov(rbx, 0x8000_0000_0000u64)?;
+        a.mov(ecx, dword_ptr(rbx))?; // #GP: not canonical, and there is no IDT
+        a.inc(eax)?;
+        a.hlt()
+    });
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::TripleFault));
+    assert_eq!(s.vcpu.instructions(), Some(3));
+    assert_eq!(s.rax(), 6);
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::TripleFault), "it stays shut down");
+}
+
+#[test]
+fn states_that_no_processor_has_are_refused() {
+    let mut s = start(|a| a.hlt());
+    let x86 = s.vcpu.x86().unwrap();
+    let good = x86.system_registers().unwrap();
+    let bad = [
+        squib_core::x86::SystemRegisters { cr0: bits::CR0_PG, ..good },
+        squib_core::x86::SystemRegisters { efer: bits::EFER_LMA, ..good },
+        squib_core::x86::SystemRegisters { cr4: 0, ..good },
+        squib_core::x86::SystemRegisters { cr8: 16, ..good },
+    ];
+    for registers in bad {
+        assert_eq!(x86.set_system_registers(&registers).unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert_eq!(x86.system_registers().unwrap(), good);
+    }
+    assert_eq!(x86.msr(0x1234_5678).unwrap_err().code(), ErrorCode::Register);
+    assert_eq!(x86.set_xsave(&[0; 100]).unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn msrs_and_extended_state_come_back_as_they_were_set() {
+    let mut s = start(|a| a.hlt());
+    let x86 = s.vcpu.x86().unwrap();
+    for index in x86.msr_indices().unwrap() {
+        let value = x86.msr(index).unwrap();
+        if let Err(e) = x86.set_msr(index, value) {
+            assert_eq!(e.code(), ErrorCode::Register, "{index:#x}");
+        }
+    }
+    let mut area = x86.xsave().unwrap();
+    area[160..176].copy_from_slice(&[0xab; 16]);
+    x86.set_xsave(&area).unwrap();
+    assert_eq!(x86.xsave().unwrap(), area);
+}
+
+#[test]
+fn more_vcpus_than_there_are_is_an_error() {
+    let config = VmConfig {
+        memory: GuestMemory::new(1 << 20).unwrap(),
+        irqchip: IrqchipKind::Full,
+        clock: StdClock::new(),
+        waker: ThreadWaker::new(),
+    };
+    let backend = SoftBackend::default();
+    let vm = backend.create_vm(&config).unwrap();
+    let _first = vm.create_vcpu(0).unwrap();
+    for id in [0, 1, 33, u32::MAX] {
+        assert_eq!(vm.create_vcpu(id).err().unwrap().code(), ErrorCode::VcpuCount);
+    }
+    assert_eq!(vm.set_irq_line(24, true).unwrap_err().code(), ErrorCode::IrqLine);
+    let again = backend.create_vm(&config).err().unwrap();
+    assert_eq!(again.code(), ErrorCode::InvalidArgument, "the memory has a VM already");
+}
+
+mod hostile {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever the bytes: no panic, and the run ends.
+        #[test]
+        fn random_bytes_as_code(bytes in prop::collection::vec(any::<u8>(), 1..64), regs in any::<[u64; 4]>()) {
+            let mut s = start_bytes(bytes);
+            let mut registers = s.vcpu.x86().unwrap().registers().unwrap();
+            (registers.rax, registers.rbx, registers.rcx, registers.rsi) = (regs[0], regs[1], regs[2], regs[3]);
+            s.vcpu.x86().unwrap().set_registers(&registers).unwrap();
+            s.vcpu.set_budget(Some(2000)).unwrap();
+            for _ in 0..50 {
+                match s.run(VmEntry::Resume) {
+                    VmExit::Pio { .. } | VmExit::Mmio { .. } | VmExit::Hypercall { .. } => {}
+                    _ => break,
+                }
+            }
+        }
+    }
+}
