@@ -110,7 +110,7 @@ if (!toolchain) process.exit(1);
 if (options.check) {
   cargo(toolchain, ['check', ...PORTABLE.flatMap((name) => ['-p', name])]);
 } else {
-  const out = cargo(toolchain, ['build', '--release', '-p', 'squib-web']);
+  const out = cargo(toolchain, ['build', '--release', '--config', 'profile.release.strip=true', '-p', 'squib-web']);
   mkdirSync(join(root, 'dist'), { recursive: true });
   copyFileSync(join(out, 'release', 'squib_web.wasm'), join(root, 'dist', 'squib.wasm'));
 }
