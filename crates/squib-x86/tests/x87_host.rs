@@ -8,8 +8,10 @@ mod host;
 use host::{Host, Random, State};
 use iced_x86::{Code, Instruction, OpCodeOperandKind, OpKind, Register};
 use squib_x86::fp::f80::F80;
+use squib_x86::fp::mxcsr::Mxcsr;
 use squib_x86::x87::fx::{self, Width};
-use squib_x86::x87::{Output, Place, X87, X87Insn, X87Op, decode};
+use squib_x86::x87::image::Layout;
+use squib_x86::x87::{Output, Place, X87, X87Insn, X87Op, form};
 
 const CASES: u32 = 4000;
 
@@ -25,7 +27,7 @@ fn number(random: &mut Random) -> F80 {
             0x8000_0000_0000_0001,
             1 << 62,
             0x400,
-            0x8000_0000_00,
+            0x80_0000_0000,
             0x7ff,
             0xff_ffff_ffff,
         ]),
@@ -109,6 +111,16 @@ fn build(code: Code) -> impl Fn(u8) -> Instruction {
     }
 }
 
+/// The instruction with the index of its ST(i).
+fn with_index(instruction: &Instruction, insn: X87Insn) -> X87Insn {
+    let register = match insn.place {
+        Place::Source if instruction.op_count() == 2 => instruction.op1_register(),
+        Place::Source | Place::Destination if instruction.op_count() > 0 => instruction.op0_register(),
+        _ => return insn,
+    };
+    X87Insn { index: (register as u32 - Register::ST0 as u32) as u8, ..insn }
+}
+
 fn unit_of(state: &State) -> X87 {
     fx::restore_x87(&state.fx, Width::Bits64)
 }
@@ -169,7 +181,7 @@ fn test_code(host: &mut Host, random: &mut Random, code: Code) -> Option<String>
     for case in 0..CASES {
         let index = random.below(8) as u8;
         let instruction = build(index);
-        let insn: X87Insn = decode(&instruction).expect("listed");
+        let insn = with_index(&instruction, form(code).expect("listed"));
         if case < 64 || insn.place.bytes() == 0 {
             host.load(&instruction);
         }
@@ -268,9 +280,7 @@ fn x87_instructions_agree_with_the_host() {
     let mut failures = Vec::new();
     let mut tested = 0;
     for code in Code::values() {
-        let mut probe = Instruction::new();
-        probe.set_code(code);
-        if decode(&probe).is_none() {
+        if form(code).is_none() {
             continue;
         }
         let mut random = Random(code as u64);
@@ -279,4 +289,121 @@ fn x87_instructions_agree_with_the_host() {
     }
     assert!(tested > 130, "only {tested} instructions were tested");
     assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The whole area as the unit has it, on top of what was there.
+fn area_of(unit: &X87, from: &State) -> [u8; fx::SIZE] {
+    let mut area = from.fx;
+    fx::save_x87(unit, Width::Bits64, &mut area);
+    area
+}
+
+#[test]
+fn fxrstor_and_fxsave_agree_with_the_host() {
+    let mut host = Host::new();
+    let mut random = Random(1);
+    host.load_bytes(&[0x90]);
+    for _ in 0..CASES {
+        let mut state = State::new();
+        for byte in &mut state.fx[..fx::XMM] {
+            *byte = random.next() as u8;
+        }
+        state.set_mxcsr(0x1f80);
+        // Addresses that are not canonical need not be kept.
+        state.fx[14..16].fill(0);
+        state.fx[22..24].fill(0);
+        let unit = unit_of(&state);
+        let expected = area_of(&unit, &state);
+        host.run(&mut state);
+        assert_eq!(state.fx[..24], expected[..24]);
+        assert_eq!(state.fx[fx::ST..fx::XMM], expected[fx::ST..fx::XMM]);
+        assert_eq!(u32::from_le_bytes(state.fx[28..32].try_into().unwrap()) & !0x2_0000, Mxcsr::MASK);
+    }
+}
+
+#[test]
+fn images_agree_with_the_host() {
+    use Layout::{Protected16, Protected32};
+    let mut host = Host::new();
+    let mut random = Random(2);
+    for (code, layout) in [
+        (Code::Fnstenv_m28byte, Protected32),
+        (Code::Fnstenv_m14byte, Protected16),
+        (Code::Fldenv_m28byte, Protected32),
+        (Code::Fldenv_m14byte, Protected16),
+        (Code::Fnsave_m108byte, Protected32),
+        (Code::Fnsave_m94byte, Protected16),
+        (Code::Frstor_m108byte, Protected32),
+        (Code::Frstor_m94byte, Protected16),
+    ] {
+        host.load(&build(code)(0));
+        for _ in 0..CASES {
+            let mut before = unit(&mut random);
+            // No selectors: this processor's family no longer keeps them.
+            before.pointers.ip = random.next() & 0x7fff_ffff_ffff;
+            before.pointers.dp = random.next() & 0x7fff_ffff_ffff;
+            let mut state = State::new();
+            fx::save_x87(&before, Width::Bits64, &mut state.fx);
+            for byte in &mut state.buffer {
+                *byte = random.next() as u8;
+            }
+            let mut expected = before;
+            let mut buffer = state.buffer;
+            let image = layout.environment_bytes();
+            let whole = layout.save_bytes();
+            match code {
+                Code::Fnstenv_m28byte | Code::Fnstenv_m14byte => {
+                    buffer[..image].copy_from_slice(&before.environment(layout)[..image]);
+                    expected.mask_all();
+                }
+                Code::Fnsave_m108byte | Code::Fnsave_m94byte => {
+                    buffer[..whole].copy_from_slice(&before.save(layout)[..whole]);
+                    expected.initialize();
+                }
+                Code::Fldenv_m28byte | Code::Fldenv_m14byte => {
+                    expected.load_environment(layout, &buffer[..image])
+                }
+                _ => expected.restore(layout, &buffer[..whole]),
+            }
+            host.run(&mut state);
+            let mut after = unit_of(&state);
+            assert_eq!(state.buffer, buffer, "{code:?}");
+            for unit in [&mut after, &mut expected] {
+                unit.pointers.cs = 0;
+                unit.pointers.ds = 0;
+            }
+            assert_eq!(after, expected, "{code:?} {before:x?}");
+        }
+    }
+}
+
+#[test]
+fn environments_keep_the_unit() {
+    let mut random = Random(3);
+    for layout in [Layout::Real16, Layout::Protected16, Layout::Real32, Layout::Protected32] {
+        for _ in 0..CASES {
+            let mut before = unit(&mut random);
+            before.pointers.opcode = random.next() as u16 & 0x7ff;
+            before.pointers.ip = random.next() & 0xffff;
+            before.pointers.dp = random.next() & 0xffff;
+            if layout == Layout::Protected16 {
+                before.pointers.opcode = 0;
+            }
+            let mut after = X87::RESET;
+            after.restore(layout, &before.save(layout)[..layout.save_bytes()]);
+            assert_eq!(after, before, "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn mmx_registers_are_the_significands() {
+    let mut unit = X87::RESET;
+    unit.initialize();
+    unit.enter_mmx();
+    unit.set_mm(3, 0x1234);
+    assert_eq!((unit.raw(3), unit.valid(), unit.status()), (F80::new(0xffff, 0x1234), 0xff, 0));
+    assert_eq!(unit.mm(3), 0x1234);
+    unit.leave_mmx();
+    assert_eq!(unit.valid(), 0);
 }

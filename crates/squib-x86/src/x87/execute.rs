@@ -363,7 +363,7 @@ impl X87 {
         self.set_condition(C1, if matches!(stop, Stop::Overflow) { C1 } else { 0 });
         match insn.op {
             X87Op::Compare | X87Op::CompareQuiet | X87Op::Test => {
-                self.set_condition(C0 | C2 | C3, condition(None))
+                self.set_condition(C0 | C2 | C3, condition(None));
             }
             X87Op::CompareFlags | X87Op::CompareFlagsQuiet => output = Output::Flags(eflags(None)),
             X87Op::Sine | X87Op::Cosine | X87Op::SineCosine | X87Op::Tangent => self.set_condition(C2, 0),

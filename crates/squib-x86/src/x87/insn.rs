@@ -1,6 +1,6 @@
 //! Which x87 operation an instruction is, and on what.
 
-use iced_x86::{Code, Instruction, Register};
+use iced_x86::Code;
 
 use crate::flags::Cond;
 
@@ -93,7 +93,7 @@ pub enum X87Op {
     ClearExceptions,
     /// FNINIT.
     Initialize,
-    /// FNOP, and the 8087's and 287's instructions that do nothing any more; FWAIT.
+    /// FNOP, and the 8087's and 287's instructions that do nothing any more.
     Nothing,
 }
 
@@ -163,7 +163,7 @@ pub struct X87Insn {
     pub op: X87Op,
     /// To what.
     pub place: Place,
-    /// The i of ST(i), where `place` names that.
+    /// The i of ST(i), where `place` names that; 0 to 7.
     pub index: u8,
     /// How many registers are popped at the end, 0 to 2.
     pub pops: u8,
@@ -198,21 +198,11 @@ impl X87Insn {
     }
 }
 
-/// The instruction's operation and operands; `None` if it is no x87 instruction, or one that moves an image of the whole
-/// unit (FLDENV, FNSTENV, FNSAVE, FRSTOR, FXSAVE, FXRSTOR): those are functions of [`X87`](super::X87).
-pub fn decode(insn: &Instruction) -> Option<X87Insn> {
-    let decoded = form(insn.code())?;
-    let register = match decoded.place {
-        Place::Source if insn.op_count() == 2 => insn.op1_register(),
-        Place::Source | Place::Destination if insn.op_count() > 0 => insn.op0_register(),
-        _ => return Some(decoded),
-    };
-    Some(X87Insn { index: (register as u8).wrapping_sub(Register::ST0 as u8) & 7, ..decoded })
-}
-
 macro_rules! forms {
     ($($op:expr => $($code:ident: $place:ident $pops:literal),*;)*) => {
-        /// The instruction without the index of its register operand; that of FCOMPP is 1.
+        /// The instruction's operation and operands, but for the index of ST(i): the caller sets it where the instruction
+        /// has one (that of FCOMPP is 1). `None` if it is no x87 instruction, or FWAIT, or one that moves an image of the
+        /// whole unit (FLDENV, FNSTENV, FNSAVE, FRSTOR, FXSAVE, FXRSTOR): those are functions of [`X87`](super::X87).
         pub const fn form(code: Code) -> Option<X87Insn> {
             use Constant::*;
             use X87Op::*;
@@ -305,5 +295,5 @@ forms! {
     StoreStatus => Fnstsw_m2byte: Word 0, Fnstsw_AX: Implied 0;
     ClearExceptions => Fnclex: Implied 0;
     Initialize => Fninit: Implied 0;
-    Nothing => Fnop: Implied 0, Fneni: Implied 0, Fndisi: Implied 0, Fnsetpm: Implied 0, Wait: Implied 0;
+    Nothing => Fnop: Implied 0, Fneni: Implied 0, Fndisi: Implied 0, Fnsetpm: Implied 0;
 }

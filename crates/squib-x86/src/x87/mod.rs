@@ -11,7 +11,7 @@ pub mod image;
 mod insn;
 
 pub use execute::Output;
-pub use insn::{Constant, Place, X87Insn, X87Op, decode, form};
+pub use insn::{Constant, Place, X87Insn, X87Op, form};
 
 use crate::fp::exception;
 use crate::fp::f80::{ControlWord, F80};
