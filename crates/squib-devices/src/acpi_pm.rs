@@ -1,5 +1,5 @@
-//! Power-off and reset of a hardware-reduced ACPI platform: sleep control, sleep status and reset registers (ACPI
-//! 6.5, 4.8.3.6 "Reset Register", 4.8.3.7 "Sleep Control and Status Registers").
+//! Power-off and reset of a hardware-reduced ACPI platform: sleep control, sleep status and reset registers
+//! (ACPI 6.5, 4.8.3.6 "Reset Register", 4.8.3.7 "Sleep Control and Status Registers").
 //!
 //! Three ports of one byte each. The FADT names them, and the DSDT's `_S5` gives [`SLEEP_TYPE_S5`].
 
@@ -43,8 +43,8 @@ impl AcpiPm {
         *self = Self::default();
     }
 
-    /// Reads a register. SLP_EN and the reset register are write-only and read as zero; the wake status never sets,
-    /// as nothing sleeps. Offsets that do not exist read as ones.
+    /// Reads a register. SLP_EN and the reset register are write-only and read as zero; the wake status never
+    /// sets, as nothing sleeps. Offsets that do not exist read as ones.
     pub fn read(&self, offset: u16) -> u8 {
         match offset {
             SLEEP_CONTROL => self.sleep_type << SLEEP_TYPE_SHIFT,
@@ -53,7 +53,8 @@ impl AcpiPm {
         }
     }
 
-    /// Writes a register. Sleep types other than [`SLEEP_TYPE_S5`], of which the DSDT tells nothing, do nothing.
+    /// Writes a register. Sleep types other than [`SLEEP_TYPE_S5`], of which the DSDT tells nothing, do
+    /// nothing.
     pub fn write(&mut self, offset: u16, value: u8) -> Option<PowerAction> {
         match offset {
             SLEEP_CONTROL => {

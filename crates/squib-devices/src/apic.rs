@@ -1,7 +1,7 @@
 //! Local APIC: xAPIC and x2APIC (Intel SDM vol. 3, chapter 11 "Advanced Programmable Interrupt Controller").
 //!
-//! The model is that of a processor with 6 LVT entries, directed EOI and x2APIC. The APIC ID is read-only, and
-//! there is no bus arbitration: a message is delivered when it is sent.
+//! The model is that of a processor with 6 LVT entries, directed EOI and x2APIC. The APIC ID is read-only,
+//! and there is no bus arbitration: a message is delivered when it is sent.
 
 #[cfg(test)]
 mod tests;
@@ -204,8 +204,8 @@ impl LocalApic {
         *self = Self { lint: self.lint, ..Self::new(self.id, self.base & BASE_BSP != 0) };
     }
 
-    /// What an INIT does: as [`LocalApic::reset`], but IA32_APIC_BASE stays (11.4.7.3), and so do the signals that came
-    /// after the INIT.
+    /// What an INIT does: as [`LocalApic::reset`], but IA32_APIC_BASE stays (11.4.7.3), and so do the signals
+    /// that came after the INIT.
     pub fn init(&mut self) {
         let signals = std::mem::take(&mut self.signals);
         *self = Self { lint: self.lint, base: self.base, signals, ..Self::new(self.id, false) };
@@ -238,7 +238,8 @@ impl LocalApic {
     /// address width below 52 bits is the caller's to check.
     ///
     /// # Errors
-    /// [`GeneralProtection`] for reserved bits and for transitions that 11.12.5 "x2APIC State Transitions" forbids.
+    /// [`GeneralProtection`] for reserved bits and for transitions that 11.12.5 "x2APIC State Transitions"
+    /// forbids.
     pub fn set_base(&mut self, value: u64) -> Result<(), GeneralProtection> {
         const MODE: u64 = BASE_ENABLE | BASE_X2APIC;
         const X2APIC: u64 = MODE;
@@ -287,8 +288,8 @@ impl LocalApic {
             || (self.lint[1] && self.hardware_enabled() && self.lvt[LVT_LINT0 + 1] & MASK == EXT_INT)
     }
 
-    /// The interrupt acknowledge cycle: puts the pending vector in service and returns it, or returns the spurious
-    /// vector when there is none (11.9).
+    /// The interrupt acknowledge cycle: puts the pending vector in service and returns it, or returns the
+    /// spurious vector when there is none (11.9).
     pub fn acknowledge(&mut self) -> u8 {
         let vector = self.ready;
         if vector == 0 {
@@ -300,8 +301,8 @@ impl LocalApic {
         vector
     }
 
-    /// Forgets the ExtINT message that made [`LocalApic::ext_int_pending`] true. To be called when the processor asks the
-    /// 8259 for the vector.
+    /// Forgets the ExtINT message that made [`LocalApic::ext_int_pending`] true. To be called when the
+    /// processor asks the 8259 for the vector.
     pub fn acknowledge_ext_int(&mut self) {
         self.ext_int_message = false;
     }
@@ -362,8 +363,8 @@ impl LocalApic {
         self.software_enabled().then(|| self.ppr())
     }
 
-    /// Takes a message that is addressed to this APIC. `false` when it refuses: it is disabled or the vector is
-    /// illegal.
+    /// Takes a message that is addressed to this APIC. `false` when it refuses: it is disabled or the vector
+    /// is illegal.
     pub fn deliver(&mut self, delivery: DeliveryMode, vector: u8, trigger: TriggerMode) -> bool {
         if !self.hardware_enabled() {
             return false;
@@ -427,9 +428,9 @@ impl LocalApic {
         self.timer.tsc_deadline()
     }
 
-    /// Writes IA32_TSC_DEADLINE. `due_ns` is when the time-stamp counter will reach `deadline`; a processor whose
-    /// counter the guest sets calls this again with the new moment. Ignored unless the timer is in TSC-deadline
-    /// mode.
+    /// Writes IA32_TSC_DEADLINE. `due_ns` is when the time-stamp counter will reach `deadline`; a processor
+    /// whose counter the guest sets calls this again with the new moment. Ignored unless the timer is in
+    /// TSC-deadline mode.
     pub fn set_tsc_deadline(&mut self, deadline: u64, due_ns: u64) {
         self.timer.set_tsc_deadline(deadline, due_ns);
     }
@@ -448,7 +449,8 @@ impl LocalApic {
         true
     }
 
-    /// An error interrupts once until the guest has looked at the ESR, so an illegal vector in the error LVT ends here.
+    /// An error interrupts once until the guest has looked at the ESR, so an illegal vector in the error LVT
+    /// ends here.
     fn record_error(&mut self, error: u32) {
         if self.errors & error == 0 {
             self.errors |= error;
@@ -487,8 +489,8 @@ impl LocalApic {
 
     // Registers.
 
-    /// Reads the register page at `offset`. Any width: each register has its value in the first 4 of its 16 bytes,
-    /// and the rest reads as zero. In x2APIC mode and when disabled everything reads as ones.
+    /// Reads the register page at `offset`. Any width: each register has its value in the first 4 of its 16
+    /// bytes, and the rest reads as zero. In x2APIC mode and when disabled everything reads as ones.
     pub fn mmio_read(&mut self, offset: u64, data: &mut [u8], now_ns: u64) {
         if self.mmio_base().is_none() {
             data.fill(0xff);
@@ -508,7 +510,8 @@ impl LocalApic {
         }
     }
 
-    /// Writes the register page at `offset`. Only aligned 32-bit writes are defined (11.4.1); others are ignored.
+    /// Writes the register page at `offset`. Only aligned 32-bit writes are defined (11.4.1); others are
+    /// ignored.
     pub fn mmio_write(&mut self, offset: u64, data: &[u8], now_ns: u64) -> Option<Effect> {
         let value = u32::from_le_bytes(data.try_into().ok()?);
         if offset & 0xf != 0 || self.mmio_base().is_none() {
@@ -686,8 +689,8 @@ impl LocalApic {
         }
     }
 
-    /// Carries out a write to the ICR (11.6.1). Inter-processor interrupts are edge-triggered whatever the trigger bit
-    /// says, and an INIT level de-assert does nothing on processors without an APIC bus.
+    /// Carries out a write to the ICR (11.6.1). Inter-processor interrupts are edge-triggered whatever the
+    /// trigger bit says, and an INIT level de-assert does nothing on processors without an APIC bus.
     fn send_ipi(&mut self, destination: Destination) -> Option<Effect> {
         const LEVEL_ASSERT: u64 = 1 << 14;
         const TRIGGER_LEVEL: u64 = 1 << 15;

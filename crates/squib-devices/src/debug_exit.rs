@@ -3,8 +3,8 @@
 /// Its port.
 pub const PORT: u16 = 0xf4;
 
-/// The status with which the run ends after a write of `data`, 1, 2 or 4 bytes (further ones are ignored): twice the
-/// value and one, so never 0, modulo 2³².
+/// The status with which the run ends after a write of `data`, 1, 2 or 4 bytes (further ones are ignored):
+/// twice the value and one, so never 0, modulo 2³².
 pub fn status(data: &[u8]) -> u32 {
     let mut value = [0; 4];
     crate::bytes::copy_prefix(&mut value, data);

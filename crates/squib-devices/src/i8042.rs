@@ -1,4 +1,5 @@
-//! Intel 8042 keyboard controller (IBM PC AT Technical Reference, "Keyboard Controller") with nothing plugged in.
+//! Intel 8042 keyboard controller (IBM PC AT Technical Reference, "Keyboard Controller") with nothing plugged
+//! in.
 //!
 //! What is left of it is what guests still use: the reset line, the A20 gate, and quick answers that there is
 //! neither keyboard nor mouse. Port 0x92 of later chipsets, which does the first two faster, is here too.

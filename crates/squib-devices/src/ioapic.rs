@@ -1,7 +1,8 @@
-//! I/O APIC with 24 pins (Intel 82093AA data sheet; the EOI register and version 0x20 as in the ICH data sheets,
-//! "I/O APIC registers").
+//! I/O APIC with 24 pins (Intel 82093AA data sheet; the EOI register and version 0x20 as in the ICH data
+//! sheets, "I/O APIC registers").
 //!
-//! Lines are logical: `true` is "asserted", whatever polarity the guest has programmed. The polarity bit can be written and read back.
+//! Lines are logical: `true` is "asserted", whatever polarity the guest has programmed. The polarity bit can
+//! be written and read back.
 
 use crate::bytes;
 use crate::message::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
@@ -56,7 +57,8 @@ impl Ioapic {
         *self = Self { lines: self.lines, ..Self::default() };
     }
 
-    /// Drives input `pin`; pins that do not exist are ignored. An edge on a masked pin is lost (82093AA, 3.2.4, bit 16).
+    /// Drives input `pin`; pins that do not exist are ignored. An edge on a masked pin is lost (82093AA,
+    /// 3.2.4, bit 16).
     pub fn set_line(&mut self, pin: u32, asserted: bool, sink: &mut impl FnMut(InterruptMessage) -> bool) {
         if pin >= PINS {
             return;
@@ -74,7 +76,8 @@ impl Ioapic {
         self.redirection.get(pin as usize).is_none_or(|entry| entry & MASKED != 0)
     }
 
-    /// A local APIC has ended the level-triggered interrupt `vector`. A line that is still asserted interrupts again.
+    /// A local APIC has ended the level-triggered interrupt `vector`. A line that is still asserted
+    /// interrupts again.
     pub fn end_of_interrupt(&mut self, vector: u8, sink: &mut impl FnMut(InterruptMessage) -> bool) {
         for pin in 0..self.redirection.len() {
             let entry = &mut self.redirection[pin];
@@ -97,7 +100,8 @@ impl Ioapic {
             return;
         }
         let Some(delivery) = DeliveryMode::from_bits((entry >> 8) as u32) else { return };
-        // The other modes have no EOI, so they are edge-triggered whatever the entry says (82093AA, 3.2.4, bits 10:8).
+        // The other modes have no EOI, so they are edge-triggered whatever the entry says (82093AA, 3.2.4,
+        // bits 10:8).
         let has_eoi = matches!(delivery, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
         let trigger = TriggerMode::from_level(has_eoi && entry & LEVEL != 0);
         let accepted = sink(InterruptMessage {
@@ -121,8 +125,8 @@ impl Ioapic {
         bytes::put(data, u64::from(value >> (offset % 4 * 8)));
     }
 
-    /// Writes at `offset` of the register window. The selector and the EOI register take any width, the data window
-    /// 32 bits or more; other writes are ignored.
+    /// Writes at `offset` of the register window. The selector and the EOI register take any width, the data
+    /// window 32 bits or more; other writes are ignored.
     pub fn mmio_write(&mut self, offset: u64, data: &[u8], sink: &mut impl FnMut(InterruptMessage) -> bool) {
         let mut value = [0; 4];
         bytes::copy_prefix(&mut value, data);

@@ -1,17 +1,19 @@
-//! The interrupt controllers and the interval timer of a PC, put together as a machine hosts them: what KVM calls the
-//! in-kernel irqchip and PIT.
+//! The interrupt controllers and the interval timer of a PC, put together as a machine hosts them: what KVM
+//! calls the in-kernel irqchip and PIT.
 //!
-//! Lines 0–15 are the ISA interrupts: input n of the 8259 pair and pin n of the I/O APIC, but line 0, the interval
-//! timer, is I/O APIC pin 2, which the MADT says by an interrupt source override. Line 2, the cascade, does not
-//! exist. Lines 16–23 are I/O APIC pins only. The 8259 pair's output is LINT0 of every local APIC.
+//! Lines 0–15 are the ISA interrupts: input n of the 8259 pair and pin n of the I/O APIC, but line 0, the
+//! interval timer, is I/O APIC pin 2, which the MADT says by an interrupt source override. Line 2, the
+//! cascade, does not exist. Lines 16–23 are I/O APIC pins only. The 8259 pair's output is LINT0 of every
+//! local APIC.
 //!
 //! # How a backend uses it
 //!
-//! It keeps one `Irqchip` for all of its vCPUs, under a lock when they have threads. Every call may give any vCPU
-//! something to do; [`Irqchip::take_changed`] says which ones, and the backend sets their attention words. A vCPU that
-//! finds its word set asks [`Irqchip::take_signal`] and [`Irqchip::interrupt_pending`]; when it can take an interrupt
-//! it calls [`Irqchip::acknowledge`], and asks [`Irqchip::interrupt_pending`] again. Timers fire in
-//! [`Irqchip::tick`], which is due at [`Irqchip::next_deadline`]; both may have changed after every register write.
+//! It keeps one `Irqchip` for all of its vCPUs, under a lock when they have threads. Every call may give any
+//! vCPU something to do; [`Irqchip::take_changed`] says which ones, and the backend sets their attention
+//! words. A vCPU that finds its word set asks [`Irqchip::take_signal`] and [`Irqchip::interrupt_pending`];
+//! when it can take an interrupt it calls [`Irqchip::acknowledge`], and asks [`Irqchip::interrupt_pending`]
+//! again. Timers fire in [`Irqchip::tick`], which is due at [`Irqchip::next_deadline`]; both may have changed
+//! after every register write.
 
 use squib_core::{Error, ErrorCode, Result};
 
@@ -33,8 +35,8 @@ const CASCADE_LINE: u32 = 2;
 
 /// Local APICs, I/O APIC, 8259 pair, 8254.
 ///
-/// `now_ns` is in nanoseconds on any clock that does not go back, the same one in every call. A `cpu` that does not
-/// exist has no registers, nothing pending, and cannot be changed.
+/// `now_ns` is in nanoseconds on any clock that does not go back, the same one in every call. A `cpu` that does
+/// not exist has no registers, nothing pending, and cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Irqchip {
     bus: ApicBus,
@@ -45,7 +47,8 @@ pub struct Irqchip {
 }
 
 impl Irqchip {
-    /// The controllers of a machine with `cpus` processors, in the state in which [`Irqchip::reset`] leaves them.
+    /// The controllers of a machine with `cpus` processors, in the state in which [`Irqchip::reset`] leaves
+    /// them.
     ///
     /// # Errors
     /// [`ErrorCode::VcpuCount`] unless `cpus` is 1–[`MAX_CPUS`].
@@ -65,8 +68,8 @@ impl Irqchip {
         Ok(chip)
     }
 
-    /// Power-up reset, after which the bootstrap processor's local APIC is in virtual wire mode: there may be no
-    /// firmware to put it there.
+    /// Power-up reset, after which the bootstrap processor's local APIC is in virtual wire mode: there may be
+    /// no firmware to put it there.
     pub fn reset(&mut self) {
         self.pit.reset();
         self.drive(TIMER_LINE, self.pit.output());
@@ -100,8 +103,8 @@ impl Irqchip {
         self.apic(cpu).is_some_and(|apic| apic.pending_vector().is_some() || apic.ext_int_pending())
     }
 
-    /// The interrupt acknowledge cycle: the vector of the most urgent interrupt, which is in service then. The 8259
-    /// pair comes first, as its interrupts have no priority in the local APIC.
+    /// The interrupt acknowledge cycle: the vector of the most urgent interrupt, which is in service then.
+    /// The 8259 pair comes first, as its interrupts have no priority in the local APIC.
     pub fn acknowledge(&mut self, cpu: usize) -> Option<u8> {
         let apic = self.bus.apics.get_mut(cpu)?;
         if apic.ext_int_pending() {
@@ -114,8 +117,8 @@ impl Irqchip {
         Some(apic.acknowledge())
     }
 
-    /// The most urgent event that is no maskable interrupt. With [`Signal::Init`] the local APIC has been reset
-    /// already.
+    /// The most urgent event that is no maskable interrupt. With [`Signal::Init`] the local APIC has been
+    /// reset already.
     pub fn take_signal(&mut self, cpu: usize) -> Option<Signal> {
         let apic = self.bus.apics.get_mut(cpu)?;
         let signal = apic.take_signal()?;
@@ -161,7 +164,8 @@ impl Irqchip {
         self.update_pic_output();
     }
 
-    /// Delivers a message-signalled interrupt; see [`InterruptMessage::from_msi`]. Whether a processor has accepted it.
+    /// Delivers a message-signalled interrupt; see [`InterruptMessage::from_msi`]. Whether a processor has
+    /// accepted it.
     pub fn signal_msi(&mut self, address: u64, data: u32) -> bool {
         InterruptMessage::from_msi(address, data).is_some_and(|message| self.bus.deliver(&message, None))
     }
@@ -215,7 +219,8 @@ impl Irqchip {
 
     // Registers.
 
-    /// Reads memory-mapped registers, any width. `false` when `addr` belongs to none of them as `cpu` sees it.
+    /// Reads memory-mapped registers, any width. `false` when `addr` belongs to none of them as `cpu` sees
+    /// it.
     pub fn mmio_read(&mut self, cpu: usize, addr: u64, data: &mut [u8], now_ns: u64) -> bool {
         let Some(apic) = self.bus.apics.get_mut(cpu) else { return false };
         if let Some(offset) = offset_in(apic.mmio_base(), apic::MMIO_SIZE, addr) {
@@ -231,7 +236,8 @@ impl Irqchip {
         true
     }
 
-    /// Writes memory-mapped registers, any width. `false` when `addr` belongs to none of them as `cpu` sees it.
+    /// Writes memory-mapped registers, any width. `false` when `addr` belongs to none of them as `cpu` sees
+    /// it.
     pub fn mmio_write(&mut self, cpu: usize, addr: u64, data: &[u8], now_ns: u64) -> bool {
         let Some(apic) = self.bus.apics.get_mut(cpu) else { return false };
         if let Some(offset) = offset_in(apic.mmio_base(), apic::MMIO_SIZE, addr) {
@@ -467,6 +473,18 @@ mod tests {
         assert!(!rig.chip.interrupt_pending(0), "LINT0 is masked");
         rig.write(0, 0x350, 0x700);
         assert_eq!(rig.chip.acknowledge(0), Some(0x38));
+    }
+
+    #[test]
+    fn an_ext_int_message_asks_the_8259_once() {
+        let mut rig = Rig::new(2);
+        rig.set_up_pics();
+        rig.write(0, 0x350, 0x1_0700);
+        rig.chip.set_line(3, true).unwrap();
+        rig.redirect(16, 1 << 56 | 0x700);
+        rig.chip.set_line(16, true).unwrap();
+        assert_eq!(rig.chip.acknowledge(1), Some(0x33));
+        assert_eq!((rig.chip.acknowledge(1), rig.chip.acknowledge(0)), (None, None));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Register models of the platform's devices: no threads, no host I/O, no wiring, no locks.
 //!
-//! A model is a plain value with `&mut self` methods. Time comes in as nanoseconds, interrupts and other outputs are
-//! looked up after a call. Whatever a guest does, a call takes bounded time and memory and does not panic.
+//! A model is a plain value with `&mut self` methods. Time comes in as nanoseconds, interrupts and other
+//! outputs are looked up after a call. Whatever a guest does, a call takes bounded time and memory and does
+//! not panic.
 
 mod apic_bus;
 mod bytes;

@@ -21,7 +21,8 @@ pub enum DeliveryMode {
 }
 
 impl DeliveryMode {
-    /// The mode encoded in the low three bits, as in the ICR, LVT, I/O APIC and MSI data; `None` for the reserved 3.
+    /// The mode encoded in the low three bits, as in the ICR, LVT, I/O APIC and MSI data; `None` for the
+    /// reserved 3.
     pub const fn from_bits(bits: u32) -> Option<Self> {
         match bits & 7 {
             0 => Some(Self::Fixed),
@@ -100,11 +101,11 @@ pub struct InterruptMessage {
 const MSI_ADDRESS_PREFIX: u64 = 0xfee;
 
 impl InterruptMessage {
-    /// The message that a write of `data` to `address` is (Intel SDM vol. 3, 11.11). `None` when the address is
-    /// not in 0xfee0_0000–0xfeef_ffff or the delivery mode is reserved.
+    /// The message that a write of `data` to `address` is (Intel SDM vol. 3, 11.11). `None` when the address
+    /// is not in 0xfee0_0000–0xfeef_ffff or the delivery mode is reserved.
     ///
-    /// The redirection hint makes a fixed message a lowest-priority one. The level bit of the data is ignored:
-    /// a message always asserts.
+    /// The redirection hint makes a fixed message a lowest-priority one. The level bit of the data is
+    /// ignored: a message always asserts.
     pub const fn from_msi(address: u64, data: u32) -> Option<Self> {
         if address >> 20 != MSI_ADDRESS_PREFIX {
             return None;

@@ -1,5 +1,5 @@
-//! The PC's pair of 8259A interrupt controllers (Intel 8259A data sheet, order number 231468) with the edge/level
-//! registers of PCI chipsets (ELCR).
+//! The PC's pair of 8259A interrupt controllers (Intel 8259A data sheet, order number 231468) with the
+//! edge/level registers of PCI chipsets (ELCR).
 //!
 //! An edge stays latched when its line falls before the acknowledge: devices may pulse their lines. The 8259A
 //! proper would give a spurious vector then. Level-triggered inputs do give it.
@@ -64,7 +64,8 @@ impl Chip {
             is_master,
             lines: 0,
             irr: 0,
-            // The data sheet leaves the state before ICW1 open; masked, it is harmless to guests that never look here.
+            // The data sheet leaves the state before ICW1 open; masked, it is harmless to guests that never
+            // look here.
             imr: 0xff,
             isr: 0,
             elcr: 0,
@@ -295,7 +296,8 @@ impl PicPair {
         self.master.pending().is_some()
     }
 
-    /// The processor's interrupt acknowledge: the vector, which is input 7's when nothing is pending any more.
+    /// The processor's interrupt acknowledge: the vector, which is input 7's when nothing is pending any
+    /// more.
     pub fn acknowledge(&mut self) -> u8 {
         let input = self.master.pending();
         let vector = match input {

@@ -98,7 +98,8 @@ impl Pit {
         }
     }
 
-    /// Writes port 0x40–0x43 or 0x61; others are ignored. Returns whether that made the output of channel 0 rise.
+    /// Writes port 0x40–0x43 or 0x61; others are ignored. Returns whether that made the output of channel 0
+    /// rise.
     pub fn write(&mut self, port: u16, value: u8, now_ns: u64) -> bool {
         let edge = self.advance(now_ns);
         let tick = ticks(now_ns);

@@ -19,8 +19,8 @@ pub struct TscScale {
 }
 
 impl TscScale {
-    /// The most exact factor for a counter of `khz` kHz: its multiplier has the top bit set, so it is less than 2⁻³¹
-    /// of itself too small. A frequency of 0 counts as 1 kHz.
+    /// The most exact factor for a counter of `khz` kHz: its multiplier has the top bit set, so it is less
+    /// than 2⁻³¹ of itself too small. A frequency of 0 counts as 1 kHz.
     pub const fn from_khz(khz: u32) -> Self {
         const NS_PER_MS: u64 = 1_000_000;
         let khz = if khz == 0 { 1 } else { khz as u64 };
@@ -68,8 +68,8 @@ impl VcpuTime {
 
     /// The structure as it lies in guest memory.
     ///
-    /// `version` is even when it is consistent. The writer of a structure that a running guest may read first makes the version
-    /// odd, then writes the rest, then the next even version.
+    /// `version` is even when it is consistent. The writer of a structure that a running guest may read first
+    /// makes the version odd, then writes the rest, then the next even version.
     pub fn to_bytes(&self, version: u32) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         out[0..4].copy_from_slice(&version.to_le_bytes());
@@ -156,7 +156,8 @@ mod tests {
             let scale = TscScale::from_khz(khz);
             prop_assert!(scale.mul >> 31 == 1);
             let ns = scale.to_ns(u64::from(khz) * 1000);
-            // Less than half a nanosecond from the multiplier, one from rounding, less than one from a right shift.
+            // Less than half a nanosecond from the multiplier, one from rounding, less than one from a right
+            // shift.
             prop_assert!((999_999_998..=1_000_000_000).contains(&ns), "{ns}");
         }
 

@@ -1,8 +1,9 @@
-//! MC146818 real-time clock and CMOS memory (Motorola MC146818A data sheet) as a PC has it at ports 0x70 and 0x71.
+//! MC146818 real-time clock and CMOS memory (Motorola MC146818A data sheet) as a PC has it at ports 0x70 and
+//! 0x71.
 //!
-//! The clock is an offset from the machine's: nothing ticks. The update itself takes no time, so update-in-progress
-//! is seen only in the 244 µs before it, in which the data sheet promises that a reader has time to finish.
-//! Interrupts that a guest was late to acknowledge are merged.
+//! The clock is an offset from the machine's: nothing ticks. The update itself takes no time, so
+//! update-in-progress is seen only in the 244 µs before it, in which the data sheet promises that a reader
+//! has time to finish. Interrupts that a guest was late to acknowledge are merged.
 
 mod calendar;
 
@@ -72,7 +73,8 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// A clock that shows `unix_ns`, nanoseconds since 1970-01-01 00:00:00 UTC, when the machine's is at `now_ns`.
+    /// A clock that shows `unix_ns`, nanoseconds since 1970-01-01 00:00:00 UTC, when the machine's is at
+    /// `now_ns`.
     pub fn new(now_ns: u64, unix_ns: u64) -> Self {
         let mut cmos = [0; CMOS_SIZE];
         // A 32.768 kHz crystal, periodic rate 1024 Hz; 24 hours, BCD.
@@ -88,14 +90,16 @@ impl Rtc {
         self.seen_ns = unix_ns.into();
     }
 
-    /// System reset: disables the interrupts and clears their flags; time and memory stay (data sheet, "RESET").
+    /// System reset: disables the interrupts and clears their flags; time and memory stay (data sheet,
+    /// "RESET").
     pub fn reset(&mut self) {
         self.index = 0;
         self.cmos[usize::from(STATUS_B)] &= !INTERRUPTS;
         self.cmos[usize::from(STATUS_C)] = 0;
     }
 
-    /// Sets a byte of CMOS memory, as firmware finds it. Indices of the clock's registers and above 127 are ignored.
+    /// Sets a byte of CMOS memory, as firmware finds it. Indices of the clock's registers and above 127 are
+    /// ignored.
     pub fn set_cmos(&mut self, index: u8, value: u8) {
         if usize::from(index) < CMOS_SIZE && index > STATUS_D && index != CENTURY {
             self.cmos[usize::from(index)] = value;
@@ -133,7 +137,8 @@ impl Rtc {
         self.cmos[usize::from(STATUS_C)] |= flags;
     }
 
-    /// When [`Rtc::advance`] will next make [`Rtc::irq`] true; `None` when it is true already or nothing is enabled.
+    /// When [`Rtc::advance`] will next make [`Rtc::irq`] true; `None` when it is true already or nothing is
+    /// enabled.
     pub fn next_deadline(&self) -> Option<u64> {
         if self.irq() {
             return None;
@@ -172,7 +177,8 @@ impl Rtc {
         }
     }
 
-    /// Writes the index port (`offset` 0; bit 7, which disables NMIs on a PC, is ignored) or the data port (1).
+    /// Writes the index port (`offset` 0; bit 7, which disables NMIs on a PC, is ignored) or the data port
+    /// (1).
     pub fn write(&mut self, offset: u16, value: u8, now_ns: u64) {
         if offset & 1 == 0 {
             self.index = value & 0x7f;
@@ -259,7 +265,8 @@ impl Rtc {
             alarm & ALARM_ANY == ALARM_ANY || i64::from(self.decode(register - SECONDS_ALARM, alarm)) == value
         };
         let mut t = after.saturating_add(1);
-        // Whole hours, then minutes, then seconds are skipped: at most 59 + 59 + 24 + 59 + 59 steps lead to a match.
+        // Whole hours, then minutes, then seconds are skipped: at most 59 + 59 + 24 + 59 + 59 steps lead to a
+        // match.
         for _ in 0..300 {
             let of_day = t.rem_euclid(86_400);
             t = if !matches(HOURS_ALARM, of_day / 3600) {

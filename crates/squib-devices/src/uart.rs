@@ -1,8 +1,8 @@
 //! 16550A UART (National Semiconductor PC16550D data sheet) as a PC's serial port.
 //!
-//! There is no baud rate: a transmitted byte has left when the write returns, and a received byte is there when the
-//! machine delivers it. The receiver's time-out, which says that fewer bytes than the trigger level are waiting, comes at
-//! once. As on PCs the interrupt output is gated by OUT2.
+//! There is no baud rate: a transmitted byte has left when the write returns, and a received byte is there
+//! when the machine delivers it. The receiver's time-out, which says that fewer bytes than the trigger level
+//! are waiting, comes at once. As on PCs the interrupt output is gated by OUT2.
 
 /// Bytes that the receiver holds in FIFO mode.
 pub const FIFO_SIZE: usize = 16;
@@ -200,7 +200,8 @@ impl Uart {
         }
     }
 
-    /// Writes register `offset` (0–7; higher bits are ignored). Returns the byte that has been transmitted, if any.
+    /// Writes register `offset` (0–7; higher bits are ignored). Returns the byte that has been transmitted,
+    /// if any.
     pub fn write(&mut self, offset: u16, value: u8) -> Option<u8> {
         match offset & 7 {
             0 | 1 if self.divisor_access() => self.divisor[usize::from(offset & 1)] = value,

@@ -47,7 +47,8 @@ pub(super) struct Channel {
 }
 
 impl Default for Channel {
-    /// Before a control word the data sheet leaves everything open; here the output is high and nothing counts.
+    /// Before a control word the data sheet leaves everything open; here the output is high and nothing
+    /// counts.
     fn default() -> Self {
         Self {
             mode: 3,
@@ -124,7 +125,8 @@ impl Channel {
         if self.is_periodic() {
             let period = self.period();
             let edge = start + (elapsed / period + 1) * period - offset;
-            // A square wave's new count begins with the other half: with the low one when that is before the edge.
+            // A square wave's new count begins with the other half: with the low one when that is before the
+            // edge.
             return Some(match self.reload {
                 Some(r) if r.at < edge => r.at + u64::from(r.count.max(2)) / 2,
                 _ => edge,
@@ -302,7 +304,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A counter as the data sheet describes it, clock pulse by clock pulse: what the formulas above must agree with.
+    /// A counter as the data sheet describes it, clock pulse by clock pulse: what the formulas above must
+    /// agree with.
     struct Pulses {
         mode: u8,
         /// The count register, to be loaded.
@@ -384,7 +387,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn formulas_agree_with_pulses(mode in prop::sample::select(vec![0_u8, 2, 3]), n in 2..40_u16, ticks in 1..300_u64) {
+        fn formulas_agree_with_pulses(
+            mode in prop::sample::select(vec![0_u8, 2, 3]),
+            n in 2..40_u16,
+            ticks in 1..300_u64,
+        ) {
             let mut c = programmed(0x30 | mode << 1, n);
             let mut p = Pulses::new(mode);
             p.write(n.into());

@@ -18,7 +18,8 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// From 0000-03-01 to 1970-01-01.
 const DAYS_TO_1970: i64 = 719_468;
 
-/// Days from 1970-01-01 to a date. Years are counted from March, so that the leap day is the last of its year.
+/// Days from 1970-01-01 to a date. Years are counted from March, so that the leap day is the last of its
+/// year.
 fn days_from_date(year: i64, month: i64, day: i64) -> i64 {
     let (year, month_from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
