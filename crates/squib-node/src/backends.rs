@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use squib_core::{DirtyTracking, Error, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
+use squib_core::{DirtyTracking, ExitKind, HypervisorBackend, IrqchipKind};
 use squib_kvm::{KvmBackend, Step};
+use squib_soft::SoftBackend;
 
 use crate::error::{Result, thrown};
 
@@ -58,9 +59,7 @@ impl From<IrqchipKind> for JsIrqchipKind {
 pub(crate) fn open(kind: &JsBackendKind) -> squib_core::Result<Arc<dyn HypervisorBackend>> {
     match kind {
         JsBackendKind::Kvm => Ok(Arc::new(KvmBackend::open()?)),
-        JsBackendKind::Soft => {
-            Err(Error::new(ErrorCode::BackendMissing, "the soft backend is not in this build"))
-        }
+        JsBackendKind::Soft => Ok(Arc::new(SoftBackend::default())),
     }
 }
 
