@@ -8,6 +8,8 @@ pub mod boot;
 pub mod bus;
 pub mod console;
 pub mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(not(target_family = "wasm"))]
 pub mod host;
 mod irq;
