@@ -76,6 +76,8 @@ pub struct Cpu {
     /// Accesses to model-specific registers that nobody has.
     pub(crate) unknown_msrs: u64,
     pub(crate) random_state: u64,
+    /// Every instruction runs by its full description, in a block of its own.
+    pub(crate) plain: bool,
 }
 
 // SAFETY: the raw pointers are to parts of boxes that the same structure owns (`tlbs`, `cache`), so they move
@@ -113,6 +115,7 @@ impl Cpu {
             nmi_pending: false,
             unknown_msrs: 0,
             random_state: 0x853c_49e6_748f_ea9b,
+            plain: false,
             state,
         };
         cpu.refresh_mode();

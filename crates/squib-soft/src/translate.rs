@@ -228,7 +228,7 @@ impl Cpu {
             return Err(Exception::UD);
         };
         let key = Key { phys, rip, mode, single };
-        let most = if single { 1 } else { MAX_INSNS };
+        let most = if single || self.plain { 1 } else { MAX_INSNS };
         let mut insns = Vec::with_capacity(8);
         let mut decoder = InsnDecoder::new(&window[..len], rip, mode);
         while insns.len() < most {
@@ -286,7 +286,7 @@ impl Cpu {
         for (i, &flags_live) in insns.iter().zip(&live) {
             let cx = select::Context { mode: key.mode, page, flags_live, flag_kind };
             ended = ends_block(i);
-            if let Some(chosen) = select::select(i, &cx) {
+            if let Some(chosen) = select::select(i, &cx).filter(|_| !self.plain) {
                 ops.push(chosen.op);
                 if let Some(imm) = chosen.extension {
                     ops.push(Op { run: handlers::stale, a: 0, b: 0, c: 0, len: 0, imm });

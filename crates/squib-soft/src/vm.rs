@@ -33,6 +33,7 @@ const EXITS: ExitSet = ExitSet::of(&[
 pub struct SoftBackend {
     capabilities: BackendCapabilities,
     model: CpuModel,
+    plain: bool,
 }
 
 impl Default for SoftBackend {
@@ -48,7 +49,13 @@ impl SoftBackend {
         capabilities.irqchips = &[IrqchipKind::Full, IrqchipKind::None];
         capabilities.instruction_budget = true;
         capabilities.tsc_khz = Some(model.tsc_khz);
-        Self { capabilities, model }
+        Self { capabilities, model, plain: false }
+    }
+
+    /// The same without short cuts: every instruction runs by its full description, in a block of its own, and an
+    /// instruction budget is exact. Slow; what the specialised paths are compared with.
+    pub fn plain(model: CpuModel) -> Self {
+        Self { plain: true, ..Self::new(model) }
     }
 }
 
@@ -74,7 +81,8 @@ impl HypervisorBackend for SoftBackend {
         };
         let outside = Arc::new(Outside::default());
         config.memory.observe_code_writes(outside.clone())?;
-        Ok(Arc::new(SoftVm { config: config.clone(), model: self.model.clone(), controllers, outside }))
+        let (config, model, plain) = (config.clone(), self.model.clone(), self.plain);
+        Ok(Arc::new(SoftVm { config, model, plain, controllers, outside }))
     }
 }
 
@@ -98,6 +106,7 @@ impl CodeWriteObserver for Outside {
 pub struct SoftVm {
     config: VmConfig,
     model: CpuModel,
+    plain: bool,
     controllers: Option<Arc<Controllers>>,
     outside: Arc<Outside>,
 }
@@ -132,8 +141,9 @@ impl Vm for SoftVm {
             controllers.attach(id as usize, shared.clone());
         }
         let platform = Platform::new(self.controllers.clone(), id as usize);
-        let cpu =
+        let mut cpu =
             Cpu::new(self.config.memory.clone(), self.model.clone(), self.config.clock.clone(), platform);
+        cpu.plain = self.plain;
         Ok(Box::new(SoftVcpu::new(cpu, shared, self.outside.written.clone())))
     }
 
