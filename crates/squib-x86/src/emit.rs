@@ -7,7 +7,6 @@
 //! Values are 64 bits wide and hold operands zero-extended: an operation of size `s` takes and gives values below
 //! `2^bits(s)`. Everything that can fault comes before the first change of guest state.
 
-use crate::fault::Exception;
 use crate::flags::{Cond, FlagOp};
 use crate::insn::{Insn, Operand};
 use crate::simd::VecOp;
@@ -145,8 +144,6 @@ pub trait Emit {
     fn jump(&mut self, target: Self::V) -> Result<(), Self::Stop>;
     /// Continues at `target` where `c`, else with the next instruction.
     fn jump_if(&mut self, c: Self::C, target: Self::V) -> Result<(), Self::Stop>;
-    /// Raises an exception.
-    fn raise(&mut self, e: Exception) -> Result<(), Self::Stop>;
     /// Calls a helper: an instruction that all tiers leave to the same function; see
     /// [`helper`](crate::system::helper).
     fn helper(&mut self, i: &Insn) -> Result<(), Self::Stop>;

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::fmt::Write;
 
 use crate::emit::{Bin, Cmp, Emit, Un};
-use crate::fault::Exception;
 use crate::flags::{Cond, FlagOp};
 use crate::insn::{Insn, MemRef};
 use crate::simd::VecOp;
@@ -228,11 +227,6 @@ impl Emit for Listing {
 
     fn jump_if(&mut self, c: Value, target: Value) -> Result<(), Infallible> {
         self.line(format_args!("jump {target} if {c}"));
-        Ok(())
-    }
-
-    fn raise(&mut self, e: Exception) -> Result<(), Infallible> {
-        self.line(format_args!("raise {}", e.vector));
         Ok(())
     }
 

@@ -388,10 +388,6 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
         Ok(())
     }
 
-    fn raise(&mut self, e: Exception) -> Result<(), Halted> {
-        Err(self.cpu.halt(Stop::Fault(e)))
-    }
-
     fn helper(&mut self, i: &Insn) -> Result<(), Halted> {
         squib_x86::helper::run(self.cpu, i).map_err(|stop| self.cpu.halt(stop))
     }

@@ -14,7 +14,6 @@ pub mod vector;
 use iced_x86::Mnemonic as M;
 
 use crate::emit::Emit;
-use crate::fault::Exception;
 use crate::flags::Cond;
 use crate::insn::{Insn, MemRef, Operand};
 use crate::simd::{self, Place};
@@ -129,44 +128,13 @@ pub fn unary_op(m: M) -> Option<UnaryAlu> {
     })
 }
 
-/// Whether the LOCK prefix is allowed on this instruction (Intel SDM vol. 2, "LOCK").
-fn lock_allowed(i: &Insn) -> bool {
-    matches!(i.ops[0], Operand::Mem(_))
-        && matches!(
-            i.mnemonic,
-            M::Add
-                | M::Adc
-                | M::And
-                | M::Btc
-                | M::Btr
-                | M::Bts
-                | M::Cmpxchg
-                | M::Cmpxchg8b
-                | M::Cmpxchg16b
-                | M::Dec
-                | M::Inc
-                | M::Neg
-                | M::Not
-                | M::Or
-                | M::Sbb
-                | M::Sub
-                | M::Xor
-                | M::Xadd
-                | M::Xchg
-        )
-        || matches!(i.ops[1], Operand::Mem(_)) && i.mnemonic == M::Xchg
-}
-
-/// Makes the meaning of `i` with `e`.
+/// Makes the meaning of `i` with `e`. LOCK prefixes that are not allowed do not get past the decoder.
 ///
 /// # Errors
 /// The emitter's, where an operation stops the instruction.
 pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
     let [a, b, c, _] = i.ops;
     let size = i.size;
-    if i.lock && !lock_allowed(i) {
-        return e.raise(Exception::UD);
-    }
     if let Some(op) = alu_op(i.mnemonic) {
         return alu::alu(e, op, size, a, b);
     }
