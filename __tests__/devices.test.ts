@@ -1,5 +1,14 @@
 /** Devices in TypeScript: the same code and the same outcomes on this thread and on one of the vCPU's own. */
-import { backendCapabilities, type Device, DeviceError, type DeviceRange, type Vcpu, Vm, type VmEntry, type VmExit } from '../ts/index.js';
+import {
+  backendCapabilities,
+  type Device,
+  DeviceError,
+  type DeviceRange,
+  type Vcpu,
+  Vm,
+  type VmEntry,
+  type VmExit,
+} from '../ts/index.js';
 import { RESULTS, startGuest, TEST_MMIO, TEST_PORT } from './support/guests.js';
 import { codeOf, codeOfAsync, realMode, usableBackends } from './support/vm.js';
 
@@ -85,7 +94,14 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
     });
     const failure = run(vcpu);
     await expect(failure).rejects.toBeInstanceOf(DeviceError);
-    await expect(failure).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', device: 'sensor', offset: 0, width: 1, write: false, cause });
+    await expect(failure).rejects.toMatchObject({
+      code: 'ERR_DEVICE_FAILED',
+      device: 'sensor',
+      offset: 0,
+      width: 1,
+      write: false,
+      cause,
+    });
     expect(await run(vcpu)).toEqual({ kind: 'hlt' });
     expect(written).toEqual([0xff]);
     vm.close();
@@ -122,11 +138,14 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
     ['a promise', Promise.resolve(1), 'promise'],
     ['a promise that rejects', Promise.reject(new Error('late')), 'promise'],
   ];
-  nonsense.forEach(([, value]) => Promise.resolve(value).catch(() => {}));
+  for (const [, value] of nonsense) Promise.resolve(value).catch(() => {});
   test.each(nonsense)('a device that answers %s is ERR_DEVICE_FAILED', async (_name, value, why) => {
     const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
     vm.map(RANGE, { read: () => value as number });
-    await expect(run(vcpu)).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', message: expect.stringContaining(why) });
+    await expect(run(vcpu)).rejects.toMatchObject({
+      code: 'ERR_DEVICE_FAILED',
+      message: expect.stringContaining(why),
+    });
     expect(await run(vcpu)).toEqual({ kind: 'hlt' });
     expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
     vm.close();

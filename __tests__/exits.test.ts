@@ -15,7 +15,10 @@ describe.each(usableBackends())('exits on %s', (backend) => {
 
   test('a port write carries its bytes', () => {
     // mov eax, 0x11223344; out 0x80, al; out 0x80, ax; out 0x80, eax
-    const { vm, vcpu } = realMode(backend, [0x66, 0xb8, 0x44, 0x33, 0x22, 0x11, 0xe6, 0x80, 0xe7, 0x80, 0x66, 0xe7, 0x80]);
+    const { vm, vcpu } = realMode(
+      backend,
+      [0x66, 0xb8, 0x44, 0x33, 0x22, 0x11, 0xe6, 0x80, 0xe7, 0x80, 0x66, 0xe7, 0x80],
+    );
     for (const data of [[0x44], [0x44, 0x33], [0x44, 0x33, 0x22, 0x11]]) {
       expect(vcpu.run()).toEqual({ kind: 'pio', port: 0x80, write: true, data: Uint8Array.from(data) });
     }
@@ -63,7 +66,12 @@ describe.each(usableBackends())('exits on %s', (backend) => {
     // mov ds, 0x2000 >> via ax; mov word [0], 0xbeef; mov al, [2]; hlt
     const code = [0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc7, 0x06, 0, 0, 0xef, 0xbe, 0xa0, 2, 0, 0xf4];
     const { vm, vcpu } = realMode(backend, code);
-    expect(vcpu.run()).toEqual({ kind: 'mmio', addr: 0x2_0000n, write: true, data: Uint8Array.of(0xef, 0xbe) });
+    expect(vcpu.run()).toEqual({
+      kind: 'mmio',
+      addr: 0x2_0000n,
+      write: true,
+      data: Uint8Array.of(0xef, 0xbe),
+    });
     expect(vcpu.run()).toEqual({ kind: 'mmio', addr: 0x2_0002n, write: false, data: Uint8Array.of(0) });
     expect(vcpu.run({ kind: 'read', data: Uint8Array.of(0x77) }).kind).toBe('hlt');
     expect(vcpu.registers.rax & 0xffn).toBe(0x77n);

@@ -1,7 +1,7 @@
 /** Machines: boot, console, devices, outcomes, endings. */
 import { readFileSync } from 'node:fs';
-import { type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
 import { probeKvm } from '../ts/backend.js';
+import { type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
 import { guestFile } from './support/guests.js';
 import { codeOf, codeOfAsync, usableBackends } from './support/vm.js';
 
@@ -29,13 +29,20 @@ function capitals(): Device {
 
 async function text(stream: ReadableStream<Uint8Array>): Promise<string> {
   let all = '';
-  for await (const bytes of stream as unknown as AsyncIterable<Uint8Array>) all += Buffer.from(bytes).toString('latin1');
+  for await (const bytes of stream as unknown as AsyncIterable<Uint8Array>)
+    all += Buffer.from(bytes).toString('latin1');
   return all;
 }
 
 describe.each(usableBackends())('a machine on %s', (backend) => {
   const hello = (options: Partial<MachineOptions> = {}) =>
-    Machine.create({ kernel: HELLO, memory: '16M', backend, devices: [{ at: { port: LINE_PORT, length: 1 }, device: capitals() }], ...options });
+    Machine.create({
+      kernel: HELLO,
+      memory: '16M',
+      backend,
+      devices: [{ at: { port: LINE_PORT, length: 1 }, device: capitals() }],
+      ...options,
+    });
 
   test('boots, talks to its console and a TypeScript device, and powers off', async () => {
     await using machine = await hello();
@@ -111,8 +118,12 @@ describe.each(usableBackends())('a machine on %s', (backend) => {
 
   test('a device that closes its machine', async () => {
     const machine = await hello({
-      devices: [{ at: { port: LINE_PORT, length: 1 }, device: { read: () => (machine.close(), 0) } }],
+      devices: [{ at: { port: LINE_PORT, length: 1 }, device: { read: closeAndAnswer } }],
     });
+    function closeAndAnswer(): number {
+      machine.close();
+      return 0;
+    }
     expect((await machine.run()).kind).toBe('aborted');
   });
 });
@@ -138,7 +149,11 @@ describe('bad input', () => {
     ['a backend that does not exist', { backend: 'qemu' }, 'ERR_INVALID_ARGUMENT'],
     ['a command line that is no text', { cmdline: 5 }, 'ERR_INVALID_ARGUMENT'],
     ['a NUL in the command line', { cmdline: 'a\0b' }, 'ERR_COMMAND_LINE'],
-    ['a device on the console', { devices: [{ at: { port: 0x3f8, length: 1 }, device: {} }] }, 'ERR_DEVICE_OVERLAP'],
+    [
+      'a device on the console',
+      { devices: [{ at: { port: 0x3f8, length: 1 }, device: {} }] },
+      'ERR_DEVICE_OVERLAP',
+    ],
     ['a device in RAM', { devices: [{ at: { address: 0, length: 1 }, device: {} }] }, 'ERR_DEVICE_OVERLAP'],
   ];
   test.each(bad)('%s', async (_name, options, code) => {

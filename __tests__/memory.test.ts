@@ -57,7 +57,18 @@ test.each(usableBackends())('code written through a view is executed as written,
   vm.close();
 });
 
-const WILD = [-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 60, -1n, 1n << 63n, (1n << 64n) - 1n, 0x1_0000, 0xffff_ffff];
+const WILD = [
+  -1,
+  0.5,
+  Number.NaN,
+  Number.POSITIVE_INFINITY,
+  2 ** 60,
+  -1n,
+  1n << 63n,
+  (1n << 64n) - 1n,
+  0x1_0000,
+  0xffff_ffff,
+];
 
 test.each(WILD)('address %p is ERR_MEMORY_RANGE, and nothing is written', (address) => {
   using vm = Vm.create({ backend, memory: '64K' });
@@ -85,9 +96,12 @@ test('ranges over the end and wild lengths are refused whole', () => {
   expect(codeOf(() => vm.memory.write(0, 'text' as never))).toMatch(/^ERR_/);
 });
 
-test.each([0, -4096, 1, 4095, 4097, 2 ** 41, 2 ** 53, Number.NaN, '', '12Q', '-1M', 'M', '0', 1n << 70n])('a memory of %p is ERR_MEMORY_SIZE', (memory) => {
-  expect(codeOf(() => Vm.create({ backend, memory }))).toBe('ERR_MEMORY_SIZE');
-});
+test.each([0, -4096, 1, 4095, 4097, 2 ** 41, 2 ** 53, Number.NaN, '', '12Q', '-1M', 'M', '0', 1n << 70n])(
+  'a memory of %p is ERR_MEMORY_SIZE',
+  (memory) => {
+    expect(codeOf(() => Vm.create({ backend, memory }))).toBe('ERR_MEMORY_SIZE');
+  },
+);
 
 test('sizes can be written as people write them', () => {
   expect(['512', '64K', '256M', '2g', '1 GiB', '3MB', 4096, 4096n].map(byteSize)).toEqual([

@@ -10,7 +10,16 @@ const profile = given.includes('--debug') ? [] : ['--release'];
 const header = '/** The types of the addon, made by `npm run build:addon` from crates/squib-node. */\n';
 const napi = fileURLToPath(new URL('../node_modules/@napi-rs/cli/dist/cli.js', import.meta.url));
 const args = [
-  ...['build', '--platform', '--no-js', '--no-const-enum', '--manifest-path', 'crates/squib-node/Cargo.toml', '--package-json-path', 'package.json'],
+  ...[
+    'build',
+    '--platform',
+    '--no-js',
+    '--no-const-enum',
+    '--manifest-path',
+    'crates/squib-node/Cargo.toml',
+    '--package-json-path',
+    'package.json',
+  ],
   ...['--output-dir', '.', '--dts', 'ts/binding.d.cts', '--dts-header', header],
   ...profile,
   ...given.filter((option) => option !== '--debug'),

@@ -8,7 +8,10 @@ const tsc = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.m
 
 for (const format of ['esm', 'cjs']) {
   rmSync(`${root}dist/${format}`, { recursive: true, force: true });
-  const { status } = spawnSync(process.execPath, [tsc, '-p', `ts/tsconfig.${format}.json`], { cwd: root, stdio: 'inherit' });
+  const { status } = spawnSync(process.execPath, [tsc, '-p', `ts/tsconfig.${format}.json`], {
+    cwd: root,
+    stdio: 'inherit',
+  });
   if (status !== 0) process.exit(status ?? 1);
   // The compiler copies no declarations that it did not make.
   copyFileSync(`${root}ts/binding.d.cts`, `${root}dist/${format}/binding.d.cts`);

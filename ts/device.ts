@@ -111,11 +111,18 @@ export class DeviceTable {
     let status = ANSWERED;
     try {
       if (write) {
-        const value = width <= 4 ? (record[VALUE] as number) : wide(record[VALUE] as number, record[VALUE + 1] as number);
+        const value =
+          width <= 4 ? (record[VALUE] as number) : wide(record[VALUE] as number, record[VALUE + 1] as number);
         expectNothing(entry?.device.write?.(offset, width, value));
       } else if (entry?.device.read !== undefined) {
         const value = entry.device.read(offset, width);
-        if (typeof value === 'number' && value >= 0 && value <= ALL_ONES && value === value >>> 0 && fits(value, width)) {
+        if (
+          typeof value === 'number' &&
+          value >= 0 &&
+          value <= ALL_ONES &&
+          value === value >>> 0 &&
+          fits(value, width)
+        ) {
           low = value;
           high = 0;
         } else {
@@ -128,7 +135,9 @@ export class DeviceTable {
       status = FAILED;
       const where = { device: entry?.name ?? 'unknown', offset, width, write };
       const failure =
-        error instanceof Nonsense ? new DeviceError(where, error.message) : new DeviceError(where, `it threw ${describe(error)}`, error);
+        error instanceof Nonsense
+          ? new DeviceError(where, error.message)
+          : new DeviceError(where, `it threw ${describe(error)}`, error);
       this.#failures.set(vcpu, failure);
     }
     record[VALUE] = low;
@@ -156,7 +165,8 @@ function toWord(value: unknown, width: number): bigint {
     throw new Nonsense(`it answered ${describe(value)} instead of a whole number`);
   }
   const word = BigInt(value);
-  if (word < 0n || word >> BigInt(8 * width) !== 0n) throw new Nonsense(`its answer ${value} does not fit ${width} bytes`);
+  if (word < 0n || word >> BigInt(8 * width) !== 0n)
+    throw new Nonsense(`its answer ${value} does not fit ${width} bytes`);
   return word;
 }
 

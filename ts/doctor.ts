@@ -1,12 +1,20 @@
 /** What this machine can run guests with. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { backendCapabilities, type ChosenBackend, chooseBackend, type KvmReport, probeKvm } from './backend.js';
+import {
+  backendCapabilities,
+  type ChosenBackend,
+  chooseBackend,
+  type KvmReport,
+  probeKvm,
+} from './backend.js';
 import { type ErrorCode, toSquibError } from './errors.js';
 import { native, packageRoot, target } from './native.cjs';
 
 /** Whether something works, and if not why. */
-export type Finding = { readonly works: true } | { readonly works: false; readonly code: ErrorCode; readonly why: string };
+export type Finding =
+  | { readonly works: true }
+  | { readonly works: false; readonly code: ErrorCode; readonly why: string };
 
 /** What {@link doctor} found. */
 export interface Diagnosis {
@@ -38,7 +46,9 @@ function finding(check: () => unknown): Finding {
 
 /** Looks at everything that decides whether guests run here, and throws nothing. */
 export function doctor(): Diagnosis {
-  const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string };
+  const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as {
+    version: string;
+  };
   const addon = finding(native);
   const soft = addon.works ? finding(() => backendCapabilities('soft')) : addon;
   const kvm = addon.works ? probeKvm() : null;

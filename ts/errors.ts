@@ -58,9 +58,17 @@ export class DeviceError extends SquibError {
   /** Whether the guest wrote. */
   readonly write: boolean;
 
-  constructor(access: { device: string; offset: number; width: number; write: boolean }, why: string, cause?: unknown) {
+  constructor(
+    access: { device: string; offset: number; width: number; write: boolean },
+    why: string,
+    cause?: unknown,
+  ) {
     const what = `${access.write ? 'write' : 'read'} of ${access.width} bytes at offset 0x${access.offset.toString(16)}`;
-    super('ERR_DEVICE_FAILED', `device ${access.device}: ${what}: ${why}`, cause === undefined ? undefined : { cause });
+    super(
+      'ERR_DEVICE_FAILED',
+      `device ${access.device}: ${what}: ${why}`,
+      cause === undefined ? undefined : { cause },
+    );
     this.device = access.device;
     this.offset = access.offset;
     this.width = access.width;

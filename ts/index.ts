@@ -5,15 +5,46 @@
  *
  * @packageDocumentation
  */
-export { BACKEND_CHOICES, type BackendCapabilities, type BackendChoice, type BackendKind, backendCapabilities } from './backend.js';
+export {
+  BACKEND_CHOICES,
+  type BackendCapabilities,
+  type BackendChoice,
+  type BackendKind,
+  backendCapabilities,
+} from './backend.js';
+export type { MachineConsole } from './console.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
-export { assertNever, type IrqchipKind, type MsrReason, type SystemEventKind, type VmEntry, type VmExit } from './exits.js';
-export { type BootReport, type Image, Machine, type MachineEvents, type MachineOptions, type MachineRunOptions, type MachineStats, type Outcome, type OutcomeKind } from './machine.js';
-export type { MachineConsole } from './console.js';
+export {
+  assertNever,
+  type IrqchipKind,
+  type MsrReason,
+  type SystemEventKind,
+  type VmEntry,
+  type VmExit,
+} from './exits.js';
+export {
+  type BootReport,
+  type Image,
+  Machine,
+  type MachineEvents,
+  type MachineOptions,
+  type MachineRunOptions,
+  type MachineStats,
+  type Outcome,
+  type OutcomeKind,
+} from './machine.js';
 export type { DeviceMapping } from './mapping.js';
 export type { Memory, MemoryRegion } from './memory.js';
 export type { Address } from './numbers.js';
-export type { CpuidResult, DebugRegisters, PendingEvents, Registers, RunOptions, SystemRegisters, Vcpu } from './vcpu.js';
+export type {
+  CpuidResult,
+  DebugRegisters,
+  PendingEvents,
+  Registers,
+  RunOptions,
+  SystemRegisters,
+  Vcpu,
+} from './vcpu.js';
 export type { GuestView } from './view.js';
 export { Vm, type VmOptions } from './vm.js';

@@ -90,7 +90,12 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   /** What was loaded. */
   readonly boot: BootReport;
 
-  private constructor(machine: NativeMachine, console: MachineConsole, devices: DeviceMap, backend: ChosenBackend) {
+  private constructor(
+    machine: NativeMachine,
+    console: MachineConsole,
+    devices: DeviceMap,
+    backend: ChosenBackend,
+  ) {
     super();
     this.#native = machine;
     this.#devices = devices;
@@ -122,7 +127,9 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     const { record, dispatch } = map.table;
     const listener: { console?: MachineConsole } = {};
     const notify = (event: number) => listener.console?.notify(event);
-    const created = await guard(() => native().createMachine(chosen.backend, parts, record, dispatch, notify));
+    const created = await guard(() =>
+      native().createMachine(chosen.backend, parts, record, dispatch, notify),
+    );
     if ('code' in created) throw toSquibError(created);
     listener.console = new MachineConsole(created, (bytes) => machine.#printed(bytes));
     const machine = new Machine(created, listener.console, map, chosen);
@@ -231,12 +238,17 @@ function isTimeout(signal: AbortSignal | undefined): boolean {
 
 async function imageBytes(image: Image, what: string): Promise<Uint8Array> {
   if (image instanceof Uint8Array || ArrayBuffer.isView(image)) return image as Uint8Array;
-  if (typeof image !== 'string' && !(image instanceof URL)) invalid(`the ${what} must be a path, a file URL or bytes`);
+  if (typeof image !== 'string' && !(image instanceof URL))
+    invalid(`the ${what} must be a path, a file URL or bytes`);
   try {
     return await readFile(image);
   } catch (error) {
-    throw new SquibError('ERR_INVALID_ARGUMENT', `cannot read the ${what} ${String(image)}: ${(error as Error).message}`, {
-      cause: error,
-    });
+    throw new SquibError(
+      'ERR_INVALID_ARGUMENT',
+      `cannot read the ${what} ${String(image)}: ${(error as Error).message}`,
+      {
+        cause: error,
+      },
+    );
   }
 }

@@ -38,7 +38,10 @@ export class Memory {
     this.#native = native;
     this.check = check;
     this.regions = guard(() => native.regions());
-    this.#windows = guard(() => native.windows()).map(({ address, buffer }) => ({ address, bytes: new Uint8Array(buffer) }));
+    this.#windows = guard(() => native.windows()).map(({ address, buffer }) => ({
+      address,
+      bytes: new Uint8Array(buffer),
+    }));
   }
 
   /** Bytes of RAM in all. */
@@ -72,7 +75,8 @@ export class Memory {
   view(address: Address, length: number): GuestView {
     const [start, count] = this.#range(address, length);
     const window = this.#find(start, count);
-    const mapped = window && new DataView(window.bytes.buffer, window.bytes.byteOffset + start - window.address, count);
+    const mapped =
+      window && new DataView(window.bytes.buffer, window.bytes.byteOffset + start - window.address, count);
     return new GuestView(this, this.#native, start, count, mapped);
   }
 
@@ -81,7 +85,8 @@ export class Memory {
     this.check();
     const start = whole(address, 'a guest-physical address', 'ERR_MEMORY_RANGE');
     const count = whole(length, 'a length', 'ERR_MEMORY_RANGE');
-    const inside = (r: MemoryRegion) => start >= r.address && start < r.address + r.length && count <= r.address + r.length - start;
+    const inside = (r: MemoryRegion) =>
+      start >= r.address && start < r.address + r.length && count <= r.address + r.length - start;
     if (!this.regions.some(inside)) {
       const range = `0x${start.toString(16)}, length 0x${count.toString(16)}`;
       throw new SquibError('ERR_MEMORY_RANGE', `guest-physical range ${range} is not RAM`);

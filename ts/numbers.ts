@@ -28,7 +28,10 @@ export function u64(value: Address, what: string): bigint {
   const valid = typeof value === 'bigint' || Number.isSafeInteger(value);
   const wide = valid ? BigInt(value) : -1n;
   if (wide >= 0n && wide <= MAX_U64) return wide;
-  throw new SquibError('ERR_INVALID_ARGUMENT', `${what} must be a whole number from 0 to 2^64 - 1, not ${String(value)}`);
+  throw new SquibError(
+    'ERR_INVALID_ARGUMENT',
+    `${what} must be a whole number from 0 to 2^64 - 1, not ${String(value)}`,
+  );
 }
 
 const UNITS: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
@@ -39,7 +42,10 @@ export function byteSize(size: Address | string): number {
   const [, digits = '', unit = ''] = /^(\d+)\s*([KMGT]?)(?:i?B)?$/i.exec(size.trim()) ?? [];
   const scale = UNITS[unit.toUpperCase()];
   if (digits === '' || scale === undefined) {
-    throw new SquibError('ERR_MEMORY_SIZE', `${JSON.stringify(size)} is not a memory size; write bytes, or 512K, 256M, 2G`);
+    throw new SquibError(
+      'ERR_MEMORY_SIZE',
+      `${JSON.stringify(size)} is not a memory size; write bytes, or 512K, 256M, 2G`,
+    );
   }
   return whole(Number(digits) * scale, 'a memory size', 'ERR_MEMORY_SIZE');
 }

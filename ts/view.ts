@@ -22,7 +22,13 @@ export class GuestView {
   readonly byteLength: number;
 
   /** @internal The range has been checked. */
-  constructor(memory: Memory, native: NativeMemory, address: number, byteLength: number, mapped: DataView | undefined) {
+  constructor(
+    memory: Memory,
+    native: NativeMemory,
+    address: number,
+    byteLength: number,
+    mapped: DataView | undefined,
+  ) {
     this.#memory = memory;
     this.#native = native;
     this.address = address;
@@ -121,6 +127,9 @@ export class GuestView {
     this.#memory.check();
     if (Number.isInteger(offset) && offset >= 0 && offset <= this.byteLength - width) return;
     const range = `${offset}, width ${width}`;
-    throw new SquibError('ERR_MEMORY_RANGE', `offset ${range} is outside of a view of ${this.byteLength} bytes`);
+    throw new SquibError(
+      'ERR_MEMORY_RANGE',
+      `offset ${range} is outside of a view of ${this.byteLength} bytes`,
+    );
   }
 }

@@ -61,12 +61,33 @@ function enterLongMode(vm: Vm, vcpu: Vcpu): void {
     vm.memory.write(address, new Uint8Array(BigUint64Array.from(entries).buffer));
   table(gdt, [0n, 0x00af_9b00_0000_ffffn, 0x00cf_9300_0000_ffffn]);
   table(pml4, [BigInt(pdpt) | 3n]);
-  table(pdpt, [0, 1, 2, 3].map((i) => BigInt(directories + i * 0x1000) | 3n));
-  table(directories, Array.from({ length: 4 * 512 }, (_, i) => (BigInt(i) << 21n) | 0x83n));
-  const task = { ...FLAT, selector: 0, kind: 0xb, limit: 0x67, codeOrData: false, big: false, granularity: false };
+  table(
+    pdpt,
+    [0, 1, 2, 3].map((i) => BigInt(directories + i * 0x1000) | 3n),
+  );
+  table(
+    directories,
+    Array.from({ length: 4 * 512 }, (_, i) => (BigInt(i) << 21n) | 0x83n),
+  );
+  const task = {
+    ...FLAT,
+    selector: 0,
+    kind: 0xb,
+    limit: 0x67,
+    codeOrData: false,
+    big: false,
+    granularity: false,
+  };
   vcpu.systemRegisters = {
     ...vcpu.systemRegisters,
-    ...{ cs: { ...FLAT, selector: 8, kind: 0xb, long: true, big: false }, ss: FLAT, ds: FLAT, es: FLAT, fs: FLAT, gs: FLAT },
+    ...{
+      cs: { ...FLAT, selector: 8, kind: 0xb, long: true, big: false },
+      ss: FLAT,
+      ds: FLAT,
+      es: FLAT,
+      fs: FLAT,
+      gs: FLAT,
+    },
     ...{ tr: task, gdt: { base: BigInt(gdt), limit: 23 }, idt: { base: 0n, limit: 0 } },
     ...{ cr0: 0x8000_0033n, cr3: BigInt(pml4), cr4: 0x620n, efer: 0x500n },
   };

@@ -30,14 +30,34 @@ function mark(works: boolean | undefined): string {
 }
 
 function describe({ squib, node, target, addon, kvm, soft, auto }: Diagnosis): string {
-  const say = (name: string, finding: Finding) => `${mark(finding.works)} ${name}${finding.works ? '' : `: ${finding.why}`}`;
-  const lines = [`squib ${squib}, node ${node}, ${target}`, '', say('native addon', addon), say('soft backend', soft)];
+  const say = (name: string, finding: Finding) =>
+    `${mark(finding.works)} ${name}${finding.works ? '' : `: ${finding.why}`}`;
+  const lines = [
+    `squib ${squib}, node ${node}, ${target}`,
+    '',
+    say('native addon', addon),
+    say('soft backend', soft),
+  ];
   if (kvm !== null) {
     lines.push(`${mark(kvm.runsGuestsAtSpeed)} kvm backend: ${kvm.reason}`);
-    for (const step of kvm.steps) lines.push(`    ${mark(step.works)} ${step.name}${step.why === undefined ? '' : `: ${step.why}`}`);
+    for (const step of kvm.steps)
+      lines.push(`    ${mark(step.works)} ${step.name}${step.why === undefined ? '' : `: ${step.why}`}`);
     const capabilities = Object.entries(kvm.capabilities).sort();
-    if (capabilities.length > 0) lines.push('', 'KVM capabilities', table(capabilities.map(([name, value]) => [name, String(value)]), [1]));
+    if (capabilities.length > 0)
+      lines.push(
+        '',
+        'KVM capabilities',
+        table(
+          capabilities.map(([name, value]) => [name, String(value)]),
+          [1],
+        ),
+      );
   }
-  lines.push('', auto === null ? bad('no backend can run guests here') : `--backend auto chooses ${good(auto.backend)}: ${auto.reason}`);
+  lines.push(
+    '',
+    auto === null
+      ? bad('no backend can run guests here')
+      : `--backend auto chooses ${good(auto.backend)}: ${auto.reason}`,
+  );
   return lines.join('\n');
 }

@@ -10,7 +10,8 @@ const COMMANDS: Record<string, Command> = { x: 'quit', h: 'help', '?': 'help' };
 export function escapeCode(option: string): number | undefined {
   if (option === 'none') return undefined;
   const match = /^(?:\^|ctrl-)?([a-z])$/i.exec(option);
-  if (match?.[1] === undefined) throw new RangeError(`--escape takes a letter or none, not ${JSON.stringify(option)}`);
+  if (match?.[1] === undefined)
+    throw new RangeError(`--escape takes a letter or none, not ${JSON.stringify(option)}`);
   return match[1].toUpperCase().charCodeAt(0) - 64;
 }
 

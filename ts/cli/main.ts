@@ -31,7 +31,13 @@ const COMMANDS: Record<string, (argv: readonly string[]) => number | Promise<num
 
 /** Does what the arguments say, and gives the exit status. */
 async function main([name, ...argv]: readonly string[]): Promise<number> {
-  if (name === undefined || name === 'help' || name === '--help' || name === '-h' || argv.includes('--help')) {
+  if (
+    name === undefined ||
+    name === 'help' ||
+    name === '--help' ||
+    name === '-h' ||
+    argv.includes('--help')
+  ) {
     process.stdout.write(help());
     return name === undefined ? BAD_ARGUMENTS : 0;
   }
@@ -44,7 +50,9 @@ async function main([name, ...argv]: readonly string[]): Promise<number> {
     return await command(argv);
   } catch (error) {
     const { code, message, stack } = error as { code?: string; message: string; stack?: string };
-    process.stderr.write(`${paint(process.stderr, 'red', 'squib:')} ${code === undefined ? stack : `${message} (${code})`}\n`);
+    process.stderr.write(
+      `${paint(process.stderr, 'red', 'squib:')} ${code === undefined ? stack : `${message} (${code})`}\n`,
+    );
     return statusOf(error);
   }
 }

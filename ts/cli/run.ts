@@ -44,7 +44,8 @@ function parse(argv: readonly string[]): RunArguments {
     },
   });
   const { stats } = values;
-  if (stats !== undefined && stats !== 'text' && stats !== 'json') throw new RangeError('--stats takes json or nothing');
+  if (stats !== undefined && stats !== 'text' && stats !== 'json')
+    throw new RangeError('--stats takes json or nothing');
   return {
     machine: {
       kernel: values.kernel ?? ownGuest(),
@@ -85,16 +86,19 @@ export async function run(argv: readonly string[]): Promise<number> {
   await using machine = await Machine.create(args.machine);
   process.stderr.write(`squib: backend ${machine.backend.backend} (${machine.backend.reason})\n`);
   const stop = new AbortController();
-  const timer = args.timeoutMs === undefined ? undefined : setTimeout(() => stop.abort(timedOut()), args.timeoutMs);
+  const timer =
+    args.timeoutMs === undefined ? undefined : setTimeout(() => stop.abort(timedOut()), args.timeoutMs);
   const terminal = attach(machine, args.escape, () => stop.abort());
   const start = performance.now();
   try {
     const outcome = await machine.run({ signal: stop.signal });
     const seconds = (performance.now() - start) / 1000;
     terminal.detach();
-    if (args.stats === 'json') process.stderr.write(`${JSON.stringify(statsObject(machine, outcome, seconds))}\n`);
+    if (args.stats === 'json')
+      process.stderr.write(`${JSON.stringify(statsObject(machine, outcome, seconds))}\n`);
     if (args.stats === 'text') process.stderr.write(`\n${statsText(machine, outcome, seconds)}\n`);
-    if (outcome.exit !== undefined) process.stderr.write(`squib: the guest could not go on: ${describe(outcome.exit)}\n`);
+    if (outcome.exit !== undefined)
+      process.stderr.write(`squib: the guest could not go on: ${describe(outcome.exit)}\n`);
     return terminal.signalStatus ?? outcome.status;
   } finally {
     clearTimeout(timer);
@@ -107,5 +111,7 @@ function timedOut(): DOMException {
 }
 
 function describe(exit: object): string {
-  return JSON.stringify(exit, (_key, value) => (typeof value === 'bigint' ? `0x${value.toString(16)}` : value));
+  return JSON.stringify(exit, (_key, value) =>
+    typeof value === 'bigint' ? `0x${value.toString(16)}` : value,
+  );
 }

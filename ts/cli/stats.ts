@@ -33,7 +33,12 @@ export function statsText(machine: Machine, outcome: Outcome, seconds: number): 
   ];
   const exits = Object.entries(stats.exits).map(([kind, count]) => [kind, String(count)]);
   const used = stats.devices.filter((device) => device.reads + device.writes > 0);
-  const devices = used.map((d) => [d.name, `${d.ports ? 'port' : 'mmio'} 0x${d.base.toString(16)}`, `${d.reads}`, `${d.writes}`]);
+  const devices = used.map((d) => [
+    d.name,
+    `${d.ports ? 'port' : 'mmio'} 0x${d.base.toString(16)}`,
+    `${d.reads}`,
+    `${d.writes}`,
+  ]);
   return [
     table(rows),
     '\nexits by kind',

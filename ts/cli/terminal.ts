@@ -17,16 +17,16 @@ export interface Attachment {
 /**
  * Shows the machine's output, and types what the user types into it.
  *
- * @param escape code of the escape character, if there is one
+ * @param escapeCode code of the escape character, if there is one
  * @param quit called when the user, or a signal, wants to stop
  */
-export function attach(machine: Machine, escape: number | undefined, quit: () => void): Attachment {
+export function attach(machine: Machine, escapeCode: number | undefined, quit: () => void): Attachment {
   const { stdin, stdout, stderr } = process;
-  const filter = new EscapeFilter(stdin.isTTY ? escape : undefined);
+  const filter = new EscapeFilter(stdin.isTTY ? escapeCode : undefined);
   let signalStatus: number | undefined;
 
   const help = () => {
-    const key = escape === undefined ? '' : escapeName(escape);
+    const key = escapeCode === undefined ? '' : escapeName(escapeCode);
     stderr.write(`\r\n${key} x  quit\r\n${key} h  this help\r\n${key} ${key}  send ${key} to the guest\r\n`);
   };
   const typed = (bytes: Buffer) => {

@@ -24,7 +24,11 @@ export class Apt {
 
   /** The client as the machine has it set up. */
   static system(folder: string, progress: Progress): Apt {
-    return new Apt(folder, ['-o', 'APT::Sandbox::User=', '-o', `Dir::Cache=${join(folder, 'apt/cache')}`], progress);
+    return new Apt(
+      folder,
+      ['-o', 'APT::Sandbox::User=', '-o', `Dir::Cache=${join(folder, 'apt/cache')}`],
+      progress,
+    );
   }
 
   /** The same with package lists of its own, freshly fetched: where the machine's are missing, old, or for another processor. */
@@ -35,8 +39,22 @@ export class Apt {
     const apt = new Apt(
       folder,
       [
-        ...['-o', 'APT::Sandbox::User=', '-o', `Dir::State=${join(state, 'state')}`, '-o', `Dir::Cache=${join(state, 'cache')}`],
-        ...['-o', 'Dir::State::status=/dev/null', '-o', 'APT::Architecture=amd64', '-o', 'APT::Architectures=amd64'],
+        ...[
+          '-o',
+          'APT::Sandbox::User=',
+          '-o',
+          `Dir::State=${join(state, 'state')}`,
+          '-o',
+          `Dir::Cache=${join(state, 'cache')}`,
+        ],
+        ...[
+          '-o',
+          'Dir::State::status=/dev/null',
+          '-o',
+          'APT::Architecture=amd64',
+          '-o',
+          'APT::Architectures=amd64',
+        ],
       ],
       progress,
     );
@@ -61,7 +79,9 @@ export class Apt {
       const deb = (await readdir(folder)).find((name) => name.endsWith('.deb'));
       if (deb === undefined) throw new AptError(`apt-get download ${pkg} left no package`);
       this.#progress(`unpacking ${pkg}`);
-      const unpack = spawn('dpkg-deb', ['--fsys-tarfile', join(folder, deb)], { stdio: ['ignore', 'pipe', 'ignore'] });
+      const unpack = spawn('dpkg-deb', ['--fsys-tarfile', join(folder, deb)], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+      });
       const failed = new Promise<never>((_, reject) => unpack.once('error', reject));
       const file = await Promise.race([fileFromTar(unpack.stdout, wanted), failed]);
       if (file === undefined) throw new AptError(`${pkg} does not hold the file that the demo needs`);
@@ -86,7 +106,12 @@ export class Apt {
       child.once('error', () => reject(new AptError(`there is no ${command} on this machine`)));
       child.once('close', (status) => {
         if (status === 0) resolve(out);
-        else reject(new AptError(`${command} ${args.join(' ')}: ${complaints.trim().split('\n').at(-1) ?? `status ${status}`}`));
+        else
+          reject(
+            new AptError(
+              `${command} ${args.join(' ')}: ${complaints.trim().split('\n').at(-1) ?? `status ${status}`}`,
+            ),
+          );
       });
     });
   }

@@ -6,5 +6,7 @@ import { join } from 'node:path';
 export function cacheFolder(): string {
   const xdg = process.env['XDG_CACHE_HOME'];
   if (xdg) return join(xdg, 'squib');
-  return process.platform === 'darwin' ? join(homedir(), 'Library/Caches/squib') : join(homedir(), '.cache/squib');
+  return process.platform === 'darwin'
+    ? join(homedir(), 'Library/Caches/squib')
+    : join(homedir(), '.cache/squib');
 }

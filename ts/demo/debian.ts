@@ -23,7 +23,10 @@ export async function debianGuest(folder: string, progress: Progress): Promise<D
 async function cached(folder: string): Promise<DebianGuest | undefined> {
   try {
     const kernelPackage = (await readFile(join(folder, 'kernel-package'), 'utf8')).trim();
-    const [kernel, busybox] = await Promise.all([readFile(join(folder, 'vmlinuz')), readFile(join(folder, 'busybox'))]);
+    const [kernel, busybox] = await Promise.all([
+      readFile(join(folder, 'vmlinuz')),
+      readFile(join(folder, 'busybox')),
+    ]);
     return { kernelPackage, kernel, busybox };
   } catch {
     return undefined;
@@ -43,9 +46,12 @@ async function fetch(folder: string, progress: Progress): Promise<DebianGuest> {
 }
 
 async function fetchWith(apt: Apt, folder: string): Promise<DebianGuest> {
-  const kernels = (await apt.names(KERNEL_PREFIX)).filter((name) => name.endsWith(KERNEL_SUFFIX) && !name.includes('unsigned'));
+  const kernels = (await apt.names(KERNEL_PREFIX)).filter(
+    (name) => name.endsWith(KERNEL_SUFFIX) && !name.includes('unsigned'),
+  );
   const kernelPackage = kernels.sort(byVersion).at(-1);
-  if (kernelPackage === undefined) throw new AptError(`there is no package ${KERNEL_PREFIX}*${KERNEL_SUFFIX}`);
+  if (kernelPackage === undefined)
+    throw new AptError(`there is no package ${KERNEL_PREFIX}*${KERNEL_SUFFIX}`);
   const kernel = await apt.fileOf(kernelPackage, (path) => path.startsWith('./boot/vmlinuz-'));
   const busybox = await apt.fileOf(BUSYBOX, (path) => path.endsWith('bin/busybox'));
   await store(join(folder, 'vmlinuz'), kernel);

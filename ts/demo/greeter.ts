@@ -28,7 +28,9 @@ export function greeter(onGreeting: (name: string) => void): Device {
       }
       greeted += 1;
       greeting.fill(0);
-      greeting.write(`Hello ${name}, this is TypeScript in node ${process.version}; greeting number ${greeted}.`);
+      greeting.write(
+        `Hello ${name}, this is TypeScript in node ${process.version}; greeting number ${greeted}.`,
+      );
       onGreeting(name);
       name = '';
     },

@@ -37,7 +37,7 @@ uname -srm
 grep -m1 'model name' /proc/cpuinfo
 free -m | head -n 2
 echo 'The TypeScript device at ${ADDRESS} says:'
-greet "busybox \$(busybox | head -n 1 | cut -d ' ' -f 2)"
+greet "busybox $(busybox | head -n 1 | cut -d ' ' -f 2)"
 if grep -q ${SCRIPT_MODE} /proc/cmdline; then
   poweroff -f
 fi

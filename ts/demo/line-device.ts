@@ -8,7 +8,9 @@ const NEWLINE = 10;
 
 /** Answers a line of the guest's user. */
 function answer(line: string): string {
-  return line === '' ? 'TypeScript is listening' : `TypeScript read ${line.length} letters: ${[...line].reverse().join('')}`;
+  return line === ''
+    ? 'TypeScript is listening'
+    : `TypeScript read ${line.length} letters: ${[...line].reverse().join('')}`;
 }
 
 /** The device: a line comes in byte by byte and ends with a newline; the answer goes out until a 0. */

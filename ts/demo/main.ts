@@ -39,8 +39,14 @@ function parse(argv: readonly string[]): DemoArguments {
       args: [...argv],
       options: { kernel: text, initrd: text, backend: text, script: { type: 'boolean' } },
     });
-    const interactive = process.stdin.isTTY === true && process.stdout.isTTY === true && values.script !== true;
-    return { kernel: values.kernel, initrd: values.initrd, backend: values.backend as BackendChoice | undefined, interactive };
+    const interactive =
+      process.stdin.isTTY === true && process.stdout.isTTY === true && values.script !== true;
+    return {
+      kernel: values.kernel,
+      initrd: values.initrd,
+      backend: values.backend as BackendChoice | undefined,
+      interactive,
+    };
   } catch (error) {
     throw new SquibError('ERR_INVALID_ARGUMENT', (error as Error).message, { cause: error });
   }
@@ -60,7 +66,8 @@ export async function demo(argv: readonly string[]): Promise<number> {
   const created = timeline.now();
   timeline.mark(`machine built, ${guest.title} loaded`);
   say(`${guest.title} on the ${machine.backend.backend} backend (${machine.backend.reason})`);
-  if (args.interactive && ESCAPE !== undefined) say(`${escapeName(ESCAPE)} x quits, ${escapeName(ESCAPE)} h helps`);
+  if (args.interactive && ESCAPE !== undefined)
+    say(`${escapeName(ESCAPE)} x quits, ${escapeName(ESCAPE)} h helps`);
   watch(machine, timeline);
   const outcome = args.interactive ? await interact(machine) : await runAlone(machine, guest.typed);
   timeline.mark(`the guest ended: ${outcome.kind}`);

@@ -56,5 +56,9 @@ function parse(header: Buffer): { path: string; size: number; regular: boolean }
   const [name, prefix] = [text(0, 100), text(257, 5) === 'ustar' ? text(345, 155) : ''];
   const size = Number.parseInt(text(124, 12).trim() || '0', 8);
   const kind = text(156, 1);
-  return { path: prefix === '' ? name : `${prefix}/${name}`, size: Number.isNaN(size) ? 0 : size, regular: kind === '0' || kind === '' };
+  return {
+    path: prefix === '' ? name : `${prefix}/${name}`,
+    size: Number.isNaN(size) ? 0 : size,
+    regular: kind === '0' || kind === '',
+  };
 }

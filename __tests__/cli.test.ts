@@ -1,0 +1,238 @@
+/** The `squib` command, as its users run it: the compiled one. */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { probeKvm } from '../ts/backend.js';
+import { EscapeFilter, escapeCode, escapeName } from '../ts/cli/escape.js';
+import { guestFile } from './support/guests.js';
+
+const CLI = join(__dirname, '../dist/esm/cli/main.js');
+
+interface Ended {
+  readonly status: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs the command with this input; `during` may act while it runs, and `uid` be somebody else. */
+function squib(
+  args: readonly string[],
+  input = '',
+  during?: (pid: number, out: string) => void,
+  uid?: number,
+): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const user = uid === undefined ? {} : { uid, gid: uid };
+    const child = spawn(process.execPath, [CLI, ...args], { stdio: ['pipe', 'pipe', 'pipe'], ...user });
+    let out = '';
+    let err = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      out += text;
+      if (child.pid !== undefined) during?.(child.pid, out);
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text;
+    });
+    child.stdin.end(input);
+    child.once('error', reject);
+    child.once('close', (status) => resolve({ status, out, err }));
+  });
+}
+
+/** A multiboot 1 program with these instructions, entered in 32-bit protected mode. */
+function multiboot(code: readonly number[]): Buffer {
+  const load = 0x10_0000;
+  const flags = 0x1_0000; // the header says where everything goes
+  const header = [0x1bad_b002, flags, -(0x1bad_b002 + flags) >>> 0, load, load, 0, 0, load + 32];
+  return Buffer.concat([new Uint8Array(Uint32Array.from(header).buffer), Buffer.from(code)]);
+}
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'squib-cli-'));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function program(name: string, code: readonly number[]): string {
+  const path = join(folder, name);
+  writeFileSync(path, multiboot(code));
+  return path;
+}
+
+describe('squib run', () => {
+  test('without a kernel boots the guest of our own, with its device in TypeScript', async () => {
+    const { status, out, err } = await squib(['run', '--backend', 'soft', '--memory', '16M'], 'abc\rq');
+    expect(out).toContain('hello from 64-bit mode');
+    expect(out).toContain('TypeScript read 3 letters: cba');
+    expect(err).toContain('squib: backend soft (asked for)');
+    expect(status).toBe(0);
+  });
+
+  // mov al, v; out 0xf4, al
+  test.each([0, 1, 21])('a debug exit of %i gives (v << 1) | 1', async (value) => {
+    const kernel = program(`exit-${value}`, [0xb0, value, 0xe6, 0xf4, 0xf4]);
+    expect((await squib(['run', '--kernel', kernel, '--backend', 'soft'])).status).toBe((value << 1) | 1);
+  });
+
+  test('a triple fault gives 14', async () => {
+    // lidt of an empty table, then an invalid instruction
+    const kernel = program('triple', [0x0f, 0x01, 0x1d, 0x00, 0x05, 0x00, 0x00, 0x0f, 0x0b]);
+    expect((await squib(['run', '--kernel', kernel, '--backend', 'soft'])).status).toBe(14);
+  });
+
+  test('a reset gives 10; one after a kernel panic gives 12', async () => {
+    // mov dx, 0x602; mov al, 1; out dx, al
+    const reset = [0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4];
+    const kernel = program('reset', reset);
+    expect((await squib(['run', '--kernel', kernel, '--backend', 'soft'])).status).toBe(10);
+    const text = [...Buffer.from('Kernel panic - not syncing: test\n')];
+    // out 0xe9 for each letter
+    const panic = text.flatMap((letter) => [0xb0, letter, 0xe6, 0xe9]);
+    const panicking = program('panic', [...panic, ...reset]);
+    const { status, out } = await squib(['run', '--kernel', panicking, '--backend', 'soft']);
+    expect(out).toContain('Kernel panic');
+    expect(status).toBe(12);
+  });
+
+  test('a time-out gives 124', async () => {
+    const kernel = program('loop', [0xeb, 0xfe]);
+    const { status } = await squib(['run', '--kernel', kernel, '--backend', 'soft', '--timeout', '0.2']);
+    expect(status).toBe(124);
+  });
+
+  test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    '%s ends the guest and gives 128 + its number',
+    async (signal) => {
+      let sent = false;
+      const { status } = await squib(['run', '--backend', 'soft'], '', (pid, out) => {
+        if (sent || !out.includes('> ')) return;
+        sent = true;
+        process.kill(pid, signal);
+      });
+      expect(status).toBe({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal]);
+    },
+  );
+
+  test('--stats counts exits and accesses', async () => {
+    const args = ['run', '--backend', 'soft', '--memory', '16M'];
+    const json = await squib([...args, '--stats=json'], 'q');
+    const stats = JSON.parse(json.err.trim().split('\n').at(-1) ?? '');
+    expect(stats).toMatchObject({ outcome: 'powerOff', status: 0, backend: 'soft', userspaceMs: null });
+    expect(stats.exits.pio).toBeGreaterThan(100);
+    expect(stats.instructions).toBeGreaterThan(1000);
+    expect(stats.firstOutputMs).toBeGreaterThan(0);
+    expect(stats.devices.find((d: { name: string }) => d.name === 'line device').reads).toBeGreaterThan(0);
+    const text = await squib([...args, '--stats'], 'q');
+    expect(text.err).toMatch(/exits by kind\n +pio +\d+/);
+    expect(text.err).toMatch(/line device +port 0x510 +\d+ +\d+/);
+  });
+
+  const refused: [string, string[], number, string][] = [
+    ['an unknown option', ['--frob'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['a stray argument', ['stray'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['a kernel that is not there', ['--kernel', '/nonexistent'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['a kernel that is none', ['--kernel', CLI], 2, 'ERR_IMAGE_FORMAT'],
+    ['a wild memory size', ['--memory', '12X'], 2, 'ERR_MEMORY_SIZE'],
+    ['odd memory', ['--memory', '4097'], 2, 'ERR_MEMORY_SIZE'],
+    ['no vCPUs', ['--cpus', '0'], 2, 'ERR_VCPU_COUNT'],
+    ['two vCPUs on soft', ['--cpus', '2', '--backend', 'soft'], 2, 'ERR_VCPU_COUNT'],
+    ['a number that is none', ['--cpus', 'many'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['a time-out that is none', ['--timeout', '-1'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['an unknown backend', ['--backend', 'qemu'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['an unknown form of statistics', ['--stats=xml'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['an escape that is no letter', ['--escape', '%'], 2, 'ERR_INVALID_ARGUMENT'],
+  ];
+  test.each(refused)('%s is refused', async (_name, args, expected, code) => {
+    const { status, err } = await squib(['run', ...args]);
+    expect(err).toContain(code);
+    expect(status).toBe(expected);
+  });
+
+  test('a backend that cannot be used gives 20', async () => {
+    const opens = probeKvm().steps[0]?.works === true;
+    const nobody = opens && process.getuid?.() === 0 ? 65534 : undefined;
+    if (opens && (nobody === undefined || (statSync('/dev/kvm').mode & 0o006) !== 0)) {
+      process.stderr.write(
+        'SKIPPED: an unusable backend gives 20, because everybody may open /dev/kvm here\n',
+      );
+      return;
+    }
+    const { status, err } = await squib(['run', '--backend', 'kvm'], '', undefined, nobody);
+    expect(err).toContain('ERR_BACKEND_');
+    expect(status).toBe(20);
+  });
+
+  test('auto says which backend it chose and why', async () => {
+    const { status, err } = await squib(['run', '--memory', '16M'], 'q');
+    const { runsGuestsAtSpeed } = probeKvm();
+    expect(err).toContain(`squib: backend ${runsGuestsAtSpeed ? 'kvm' : 'soft'} (`);
+    expect(status).toBe(0);
+  });
+});
+
+describe('squib doctor', () => {
+  test('says what runs guests here', async () => {
+    const { status, out } = await squib(['doctor']);
+    expect(out).toContain('✓ soft backend');
+    expect(out).toContain('--backend auto chooses');
+    expect(status).toBe(0);
+  });
+
+  test('--json is one object', async () => {
+    const { status, out } = await squib(['doctor', '--json']);
+    const diagnosis = JSON.parse(out);
+    expect(diagnosis).toMatchObject({ addon: { works: true }, soft: { works: true }, node: process.version });
+    expect(diagnosis.auto.backend).toBe(diagnosis.kvm.runsGuestsAtSpeed ? 'kvm' : 'soft');
+    expect(status).toBe(0);
+  });
+});
+
+test('help lists commands, options and statuses; nonsense is refused', async () => {
+  const help = await squib(['help']);
+  for (const word of ['squib run', 'squib demo', 'squib doctor', '--escape', '(v << 1) | 1', '124']) {
+    expect(help.out).toContain(word);
+  }
+  expect(help.status).toBe(0);
+  expect((await squib(['frobnicate'])).status).toBe(2);
+  expect((await squib(['constructor'])).status).toBe(2);
+  expect((await squib([])).status).toBe(2);
+});
+
+test('the demo without a terminal runs a given program and prints a timeline', async () => {
+  const { status, out } = await squib([
+    'demo',
+    '--backend',
+    'soft',
+    '--kernel',
+    program('off', [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4]),
+  ]);
+  expect(out).toContain('boot timeline');
+  expect(out).toContain('the guest ended: powerOff');
+  expect(status).toBe(0);
+  expect(guestFile('hello')).toMatch(/hello\.elf$/);
+});
+
+describe('the escape character', () => {
+  const feed = (filter: EscapeFilter, text: string) => {
+    const commands: string[] = [];
+    const guest = filter.feed(Buffer.from(text), (command) => void commands.push(command));
+    return [Buffer.from(guest).toString(), ...commands];
+  };
+
+  test('separates what the guest gets from what squib is asked', () => {
+    const filter = new EscapeFilter(escapeCode('a'));
+    expect(feed(filter, 'ls\r')).toEqual(['ls\r']);
+    expect(feed(filter, 'a\x01hb\x01x')).toEqual(['ab', 'help', 'quit']);
+    expect(feed(filter, '\x01')).toEqual(['']);
+    expect(feed(filter, '\x01z')).toEqual(['\x01z']);
+    expect(feed(filter, '\x01zz')).toEqual(['z']);
+  });
+
+  test('can be another letter, or none', () => {
+    expect(feed(new EscapeFilter(escapeCode('b')), '\x01\x02x')).toEqual(['\x01', 'quit']);
+    expect(feed(new EscapeFilter(escapeCode('none')), '\x01x')).toEqual(['\x01x']);
+    expect([escapeCode('^B'), escapeCode('ctrl-z'), escapeName(1)]).toEqual([2, 26, 'Ctrl-a']);
+    expect(() => escapeCode('')).toThrow(RangeError);
+  });
+});
