@@ -1,6 +1,6 @@
 //! One element of SSE's floating-point operations, on bit patterns of binary32 (`u32`) and binary64 (`u64`).
 //!
-//! Each operation first lets the host compute, and takes its result when operands and result are normal numbers and
+//! Each operation first lets the host compute, and takes its result when operands and result are normal numbers or zeros and
 //! rounding is to nearest: then the host and x86 cannot differ. What is left is whether the result is exact, and that only while
 //! PE is not set yet. Everything else takes the slow path, which is all of the rules:
 //!
@@ -43,7 +43,7 @@ pub trait Binary: Copy + Eq + sealed::Sealed {
     fn host_sqrt(self) -> Self;
     /// The host's ordering.
     fn host_cmp(self, other: Self) -> Option<Ordering>;
-    /// Whether `sum` is exactly `self` + `other`, all three being normal and `sum` their host sum.
+    /// Whether `sum` is exactly `self` + `other`, none being denormal and `sum` their host sum.
     fn sum_is_exact(self, other: Self, sum: Self) -> bool;
 
     /// Bits of the fraction.
@@ -80,6 +80,12 @@ pub trait Binary: Copy + Eq + sealed::Sealed {
     #[inline(always)]
     fn is_well_within(self) -> bool {
         self.exp_field().wrapping_sub(3) < Self::EXP_FIELD - 5
+    }
+
+    /// Normal or zero.
+    #[inline(always)]
+    fn is_plain(self) -> bool {
+        self.is_normal() || self.is_zero()
     }
 
     /// Denormal.
@@ -142,7 +148,7 @@ pub trait Binary: Copy + Eq + sealed::Sealed {
         Self::from_bits64(Self::zero(negative).to_bits64() | Self::INFINITY)
     }
 
-    /// The integer significand, without trailing zeros. Of a normal number.
+    /// The integer significand, without trailing zeros; of zero, 1. Not of denormals.
     #[inline(always)]
     fn odd_significand(self) -> u64 {
         let sig = self.to_bits64() & Self::FRACTION | 1 << Self::FRACTION_BITS;
@@ -285,7 +291,8 @@ pub(super) fn note_denormal<F: Binary>(a: F, env: &mut Env) {
 #[inline(always)]
 pub fn add<F: Binary>(a: F, b: F, env: &mut Env) -> F {
     let sum = a.host_add(b);
-    if env.host_rounds() && a.is_normal() && b.is_normal() && sum.is_well_within() {
+    // Only opposite numbers have the sum zero.
+    if env.host_rounds() && a.is_plain() && b.is_plain() && (sum.is_well_within() || sum.is_zero()) {
         if env.wants_precision() && !a.sum_is_exact(b, sum) {
             env.raise(exception::PRECISION);
         }
@@ -335,7 +342,9 @@ pub fn sub<F: Binary>(a: F, b: F, env: &mut Env) -> F {
 #[inline(always)]
 pub fn mul<F: Binary>(a: F, b: F, env: &mut Env) -> F {
     let product = a.host_mul(b);
-    if env.host_rounds() && a.is_normal() && b.is_normal() && product.is_well_within() {
+    // A zero product may also be an underflow.
+    let in_range = product.is_well_within() || a.is_zero() || b.is_zero();
+    if env.host_rounds() && a.is_plain() && b.is_plain() && in_range {
         if env.wants_precision() && !mul_is_exact(a, b) {
             env.raise(exception::PRECISION);
         }
@@ -344,7 +353,7 @@ pub fn mul<F: Binary>(a: F, b: F, env: &mut Env) -> F {
     mul_slow(a, b, env)
 }
 
-/// Whether the product of two normal numbers fits the precision.
+/// Whether the product of two normal numbers, or zeros, fits the precision.
 #[inline(always)]
 fn mul_is_exact<F: Binary>(a: F, b: F) -> bool {
     let product = u128::from(a.odd_significand()) * u128::from(b.odd_significand());
@@ -455,7 +464,7 @@ fn sqrt_slow<F: Binary>(a: F, env: &mut Env) -> F {
 /// How `a` compares with `b`; `None` with a NaN. A signalling NaN raises IE, under `signal_quiet` so does a quiet one.
 #[inline(always)]
 pub fn compare<F: Binary>(a: F, b: F, signal_quiet: bool, env: &mut Env) -> Option<Ordering> {
-    if a.is_normal() && b.is_normal() {
+    if a.is_plain() && b.is_plain() {
         return a.host_cmp(b);
     }
     compare_slow(a, b, signal_quiet, env)

@@ -10,6 +10,7 @@ mod float;
 mod form;
 mod integer;
 mod lanes;
+mod packed;
 
 use Place::{Flags, Gpr32, Gpr64, Imm, MaskedBytes, Mm};
 use float::{add_sub, dot_product_double, dot_product_single, insert_single, rounded};
@@ -22,6 +23,7 @@ use integer::{
     shrink, shuffle, shuffle_bytes, shuffle_pair, signs, sum_of_differences, windowed_differences, with_sign,
 };
 use lanes::{low, map, mask, zip};
+use packed::{byte_signs, select};
 
 use crate::fp::mxcsr::{Env, Mxcsr, SimdFault};
 use crate::fp::{approx, convert, sse};
@@ -111,7 +113,7 @@ vec_ops! {
     Movsldup = |_, s| shuffle::<u32>(s, |i| i & !1) => Movsldup_xmm_xmmm128: X;
     Movshdup = |_, s| shuffle::<u32>(s, |i| i | 1) => Movshdup_xmm_xmmm128: X;
     Movddup = |_, s| shuffle::<u64>(s, |_| 0) => Movddup_xmm_xmmm64: X64;
-    MaskBytes = |_, s| signs::<u8>(s) =>
+    MaskBytes = |_, s| byte_signs(s) =>
         Pmovmskb_r32_xmm: XX.to(Gpr32), Pmovmskb_r64_xmm: XX.to(Gpr64), Pmovmskb_r32_mm: MM.to(Gpr32),
         Pmovmskb_r64_mm: MM.to(Gpr64), Maskmovdqu_rDI_xmm_xmm: XX.to(MaskedBytes), Maskmovq_rDI_mm_mm:
         MM.to(MaskedBytes);
@@ -127,12 +129,12 @@ vec_ops! {
     Ptest = |d, s| u128::from(d & s == 0) << 6 | u128::from(!d & s == 0) => Ptest_xmm_xmmm128: X.to(Flags);
 
     // Integer addition and subtraction.
-    Paddb = |d, s| zip(d, s, u8::wrapping_add) => Paddb_xmm_xmmm128: X, Paddb_mm_mmm64: M;
-    Paddw = |d, s| zip(d, s, u16::wrapping_add) => Paddw_xmm_xmmm128: X, Paddw_mm_mmm64: M;
+    Paddb = |d, s| packed::add::<8>(d, s) => Paddb_xmm_xmmm128: X, Paddb_mm_mmm64: M;
+    Paddw = |d, s| packed::add::<16>(d, s) => Paddw_xmm_xmmm128: X, Paddw_mm_mmm64: M;
     Paddd = |d, s| zip(d, s, u32::wrapping_add) => Paddd_xmm_xmmm128: X, Paddd_mm_mmm64: M;
     Paddq = |d, s| zip(d, s, u64::wrapping_add) => Paddq_xmm_xmmm128: X, Paddq_mm_mmm64: M;
-    Psubb = |d, s| zip(d, s, u8::wrapping_sub) => Psubb_xmm_xmmm128: X, Psubb_mm_mmm64: M;
-    Psubw = |d, s| zip(d, s, u16::wrapping_sub) => Psubw_xmm_xmmm128: X, Psubw_mm_mmm64: M;
+    Psubb = |d, s| packed::sub::<8>(d, s) => Psubb_xmm_xmmm128: X, Psubb_mm_mmm64: M;
+    Psubw = |d, s| packed::sub::<16>(d, s) => Psubw_xmm_xmmm128: X, Psubw_mm_mmm64: M;
     Psubd = |d, s| zip(d, s, u32::wrapping_sub) => Psubd_xmm_xmmm128: X, Psubd_mm_mmm64: M;
     Psubq = |d, s| zip(d, s, u64::wrapping_sub) => Psubq_xmm_xmmm128: X, Psubq_mm_mmm64: M;
     Paddsb = |d, s| zip(d, s, i8::saturating_add) => Paddsb_xmm_xmmm128: X, Paddsb_mm_mmm64: M;
@@ -183,22 +185,22 @@ vec_ops! {
     Pmaddubsw = |d, s| multiply_add_bytes(d, s) => Pmaddubsw_xmm_xmmm128: X, Pmaddubsw_mm_mmm64: M;
 
     // Comparison, minimum and maximum.
-    Pcmpeqb = |d, s| zip(d, s, |a: u8, b| mask(a == b)) => Pcmpeqb_xmm_xmmm128: X, Pcmpeqb_mm_mmm64: M;
-    Pcmpeqw = |d, s| zip(d, s, |a: u16, b| mask(a == b)) => Pcmpeqw_xmm_xmmm128: X, Pcmpeqw_mm_mmm64: M;
-    Pcmpeqd = |d, s| zip(d, s, |a: u32, b| mask(a == b)) => Pcmpeqd_xmm_xmmm128: X, Pcmpeqd_mm_mmm64: M;
+    Pcmpeqb = |d, s| packed::equal::<8>(d, s) => Pcmpeqb_xmm_xmmm128: X, Pcmpeqb_mm_mmm64: M;
+    Pcmpeqw = |d, s| packed::equal::<16>(d, s) => Pcmpeqw_xmm_xmmm128: X, Pcmpeqw_mm_mmm64: M;
+    Pcmpeqd = |d, s| packed::equal::<32>(d, s) => Pcmpeqd_xmm_xmmm128: X, Pcmpeqd_mm_mmm64: M;
     Pcmpeqq = |d, s| zip(d, s, |a: u64, b| mask(a == b)) => Pcmpeqq_xmm_xmmm128: X;
-    Pcmpgtb = |d, s| zip(d, s, |a: i8, b| mask(a > b)) => Pcmpgtb_xmm_xmmm128: X, Pcmpgtb_mm_mmm64: M;
-    Pcmpgtw = |d, s| zip(d, s, |a: i16, b| mask(a > b)) => Pcmpgtw_xmm_xmmm128: X, Pcmpgtw_mm_mmm64: M;
+    Pcmpgtb = |d, s| packed::less::<8>(s, d) => Pcmpgtb_xmm_xmmm128: X, Pcmpgtb_mm_mmm64: M;
+    Pcmpgtw = |d, s| packed::less::<16>(s, d) => Pcmpgtw_xmm_xmmm128: X, Pcmpgtw_mm_mmm64: M;
     Pcmpgtd = |d, s| zip(d, s, |a: i32, b| mask(a > b)) => Pcmpgtd_xmm_xmmm128: X, Pcmpgtd_mm_mmm64: M;
     Pcmpgtq = |d, s| zip(d, s, |a: i64, b| mask(a > b)) => Pcmpgtq_xmm_xmmm128: X;
-    Pminub = |d, s| zip(d, s, u8::min) => Pminub_xmm_xmmm128: X, Pminub_mm_mmm64: M;
-    Pminsw = |d, s| zip(d, s, i16::min) => Pminsw_xmm_xmmm128: X, Pminsw_mm_mmm64: M;
+    Pminub = |d, s| select(packed::below::<8>(d, s), d, s) => Pminub_xmm_xmmm128: X, Pminub_mm_mmm64: M;
+    Pminsw = |d, s| select(packed::less::<16>(d, s), d, s) => Pminsw_xmm_xmmm128: X, Pminsw_mm_mmm64: M;
     Pminsb = |d, s| zip(d, s, i8::min) => Pminsb_xmm_xmmm128: X;
     Pminuw = |d, s| zip(d, s, u16::min) => Pminuw_xmm_xmmm128: X;
     Pminsd = |d, s| zip(d, s, i32::min) => Pminsd_xmm_xmmm128: X;
     Pminud = |d, s| zip(d, s, u32::min) => Pminud_xmm_xmmm128: X;
-    Pmaxub = |d, s| zip(d, s, u8::max) => Pmaxub_xmm_xmmm128: X, Pmaxub_mm_mmm64: M;
-    Pmaxsw = |d, s| zip(d, s, i16::max) => Pmaxsw_xmm_xmmm128: X, Pmaxsw_mm_mmm64: M;
+    Pmaxub = |d, s| select(packed::below::<8>(d, s), s, d) => Pmaxub_xmm_xmmm128: X, Pmaxub_mm_mmm64: M;
+    Pmaxsw = |d, s| select(packed::less::<16>(d, s), s, d) => Pmaxsw_xmm_xmmm128: X, Pmaxsw_mm_mmm64: M;
     Pmaxsb = |d, s| zip(d, s, i8::max) => Pmaxsb_xmm_xmmm128: X;
     Pmaxuw = |d, s| zip(d, s, u16::max) => Pmaxuw_xmm_xmmm128: X;
     Pmaxsd = |d, s| zip(d, s, i32::max) => Pmaxsd_xmm_xmmm128: X;
