@@ -16,6 +16,8 @@ mod cpu;
 mod devices;
 mod env;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod interp;
 mod mmu;
 mod op;

@@ -96,7 +96,7 @@ mod tests {
     fn an_instruction_gets_its_answers_in_order() {
         let mut r = Replay::default();
         let read = Access { addr: 0x1000, width: 4, ..Access::default() };
-        let write = Access { addr: 0x2000, width: 4, write: true, value: 7 };
+        let write = Access { addr: 0x2000, width: 4, write: true, value: 7, ..Access::default() };
         assert_eq!(r.access(read), None);
         r.complete(5);
         r.rewind();
