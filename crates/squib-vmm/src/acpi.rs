@@ -36,14 +36,11 @@ const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 /// (ACPI 6.5, 5.2.5.1).
 const TABLES: u64 = FIRMWARE.start;
 
-/// No more bytes than this are taken.
-pub const MAX_SIZE: u64 = 2048;
-
 /// Writes the tables for `vcpus` processors to guest memory, and returns the address of the root pointer.
 ///
 /// # Errors
 /// [`ErrorCode::MemoryRange`](squib_core::ErrorCode::MemoryRange) when there is no RAM.
-pub fn write_tables(memory: &GuestMemory, vcpus: u32) -> Result<u64> {
+pub(crate) fn write_tables(memory: &GuestMemory, vcpus: u32) -> Result<u64> {
     let mut next = TABLES + Rsdp::len() as u64;
     let mut place = |table: &dyn Aml| -> Result<u64> {
         let addr = next.next_multiple_of(16);

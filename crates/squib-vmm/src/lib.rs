@@ -3,11 +3,12 @@
 //! A vCPU exits; the [run loop](VcpuLoop::run) looks its address up on a [`Bus`] and asks the device there, in
 //! Rust or outside; the answer goes back into the vCPU. See `docs/design/exits.md`.
 
-pub mod acpi;
+mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod console;
 pub mod device;
+mod firmware;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 #[cfg(not(target_family = "wasm"))]

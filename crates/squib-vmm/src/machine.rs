@@ -18,7 +18,7 @@ use crate::ports::{CmosClock, DebugConsole, DebugExit, KeyboardController, Power
 use crate::run::{Stop, Unclaimed, VcpuLoop};
 use crate::stats::{Stats, device_counts};
 use crate::vcpu::SharedVcpu;
-use crate::{acpi, platform};
+use crate::{firmware, platform};
 
 /// Most vCPUs of a machine; a backend may allow fewer.
 pub const MAX_VCPUS: u32 = 32;
@@ -70,10 +70,7 @@ impl Machine {
             return Err(Error::new(ErrorCode::VcpuCount, message));
         }
         let ram = GuestMemory::new(config.memory_size)?;
-        let rsdp = match ram.contains(boot::layout::FIRMWARE.start, acpi::MAX_SIZE) {
-            true => Some(acpi::write_tables(&ram, config.vcpus)?),
-            false => None,
-        };
+        let rsdp = firmware::install(&ram, config.vcpus)?;
         let start = boot::load(&ram, &BootSource { rsdp, ..config.boot })?;
         let vm = backend.create_vm(&VmConfig {
             memory: ram.clone(),

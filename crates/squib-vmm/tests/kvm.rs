@@ -57,6 +57,16 @@ fn a_triple_fault_ends_the_machine() {
 }
 
 #[test]
+fn a_jump_to_the_reset_vector_resets() {
+    let Some(backend) = backend() else { return };
+    let jump = [0xea, 0xf0, 0xff, 0x00, 0xf0];
+    let guest = Guest { mode: Mode::Real16, load_addr: 0x7c00, image: jump.into(), ..triple_fault() };
+    let machine = machine(&backend, &guest);
+    assert!(matches!(machine.run(0, &mut RecordingHost::new()), Ok(Stop::Reset)));
+    assert_eq!(machine.outcome(), Some(Outcome::Reset));
+}
+
+#[test]
 fn a_guest_that_loops_for_ever_is_cancelled_and_goes_on() {
     let Some(backend) = backend() else { return };
     let machine = Arc::new(machine(&backend, &spin(Mode::Long64)));

@@ -192,6 +192,7 @@ fn the_first_vcpu_is_at_the_entry_and_the_tables_are_in_memory() {
     assert_eq!(rip, machine.boot().entry);
     assert_eq!(machine.ram().read_array(0x7c00).unwrap(), [0xf4]);
     assert_eq!(&machine.ram().read_array::<8>(0xe_0000).unwrap(), b"RSD PTR ");
+    assert_ne!(machine.ram().read_array(0xf_fff0).unwrap(), [0; 4], "a guest may jump to the reset vector");
     assert_eq!(machine.vcpus().len(), 4);
     assert_eq!(machine.vcpu(4).map(|_| ()).unwrap_err().code(), ErrorCode::InvalidArgument);
 }
