@@ -271,7 +271,8 @@ fn test_code(host: &mut Host, random: &mut Random, code: Code, memory: bool) -> 
             };
             if !same {
                 return Some(format!(
-                    "{code:?} memory {memory} imm {imm:#x} mxcsr {:#x}\n  dst {:032x}\n  src {:032x}\n  mem {:032x} mm {:016x} {:016x} rax {:x}\n  \
+                    "{code:?} memory {memory} imm {imm:#x} mxcsr {:#x}\n  dst {:032x}\n  src {:032x}\n  \
+                     mem {:032x} mm {:016x} {:016x} rax {:x}\n  \
                      host  {:032x} mxcsr {:#x} fault {fault:x?} rax {:x} flags {:x} mm {:016x}\n  \
                      squib {:032x} mxcsr {:#x} fault {faults} rax {:x} flags {:x} mm {:016x}",
                     before.mxcsr(),

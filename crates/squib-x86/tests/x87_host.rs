@@ -1,4 +1,5 @@
-//! Every x87 instruction against the host CPU: results, tags, TOP, condition codes, exceptions masked and unmasked.
+//! Every x87 instruction against the host CPU: results, tags, TOP, condition codes, exceptions masked and
+//! unmasked.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(unsafe_code, reason = "runs instructions on the host")]
 
@@ -11,7 +12,7 @@ use squib_x86::fp::f80::F80;
 use squib_x86::fp::mxcsr::Mxcsr;
 use squib_x86::x87::fx::{self, Width};
 use squib_x86::x87::image::Layout;
-use squib_x86::x87::{Output, Place, X87, X87Insn, X87Op, form};
+use squib_x86::x87::{MathFault, Output, Place, X87, X87Insn, X87Op, form};
 
 const CASES: u32 = 4000;
 
@@ -72,9 +73,11 @@ fn memory(random: &mut Random, place: Place) -> u128 {
             _ => u128::from(narrow & 0x801f_ff00_0000_0000 | 0x3ff0_0000_0000_0000),
         },
         Place::Bcd => {
+            // Not all programs store digits alone.
+            let digits = random.pick(&[10, 10, 16]);
             let mut value = 0;
             for _ in 0..18 {
-                value = value << 4 | u128::from(random.below(10));
+                value = value << 4 | u128::from(random.below(digits));
             }
             value | u128::from(random.next() & 1) << 79
         }
@@ -230,7 +233,8 @@ fn test_code(host: &mut Host, random: &mut Random, code: Code) -> Option<String>
             continue;
         }
         let approximate = is_transcendental(insn.op);
-        // An approximate result may be exact here and not there, or rounded the other way: C1, PE, UE, OE, and what sums them up.
+        // An approximate result may be exact here and not there, or rounded the other way: C1, PE, UE, OE,
+        // and what sums them up.
         let ignored = if approximate { 0x82b8 } else { 0 };
         let same_registers = (0..8).all(|i| {
             let (a, b) = (after.raw(i), expected.raw(i));
@@ -361,7 +365,7 @@ fn images_agree_with_the_host() {
                     expected.initialize();
                 }
                 Code::Fldenv_m28byte | Code::Fldenv_m14byte => {
-                    expected.load_environment(layout, &buffer[..image])
+                    expected.load_environment(layout, &buffer[..image]);
                 }
                 _ => expected.restore(layout, &buffer[..whole]),
             }
@@ -394,6 +398,25 @@ fn environments_keep_the_unit() {
             assert_eq!(after, before, "{layout:?}");
         }
     }
+}
+
+#[test]
+fn a_pending_exception_stops_the_instructions_that_wait() {
+    let mut unit = X87::RESET;
+    unit.initialize();
+    unit.set_control(0x37e);
+    let root = form(Code::Fsqrt).unwrap();
+    assert_eq!(unit.execute(root, 0), Ok(Output::None), "an empty ST(0) is noted");
+    assert_eq!(unit.status(), 0x80c1);
+    let before = unit;
+    for code in [Code::Fsqrt, Code::Fld1, Code::Fldcw_m2byte, Code::Fnop] {
+        assert_eq!(unit.execute(form(code).unwrap(), 0), Err(MathFault), "{code:?}");
+    }
+    assert_eq!(unit, before);
+    assert_eq!(unit.execute(form(Code::Fnstsw_AX).unwrap(), 0), Ok(Output::Ax(0x80c1)));
+    assert_eq!(unit.execute(form(Code::Fnclex).unwrap(), 0), Ok(Output::None));
+    assert_eq!(unit.execute(form(Code::Fld1).unwrap(), 0), Ok(Output::None));
+    assert_eq!(unit.raw(0), F80::ONE);
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! RCPPS and RSQRTPS: approximations with a relative error below 1.5 · 2^−12, equal to those of Intel's processors.
+//! RCPPS and RSQRTPS: approximations with a relative error below 1.5 · 2^−12, equal to those of Intel's
+//! processors.
 //!
-//! Both take the middle of the interval that the fraction's upper bits select, and round its exact reciprocal (root) to
-//! 13 bits. They raise no exception, and take denormals for zeros whatever DAZ says (SDM vol. 2, RCPPS and RSQRTPS).
+//! Both take the middle of the interval that the fraction's upper bits select, and round its exact reciprocal
+//! (root) to 13 bits. They raise no exception, and take denormals for zeros whatever DAZ says (SDM vol. 2,
+//! RCPPS and RSQRTPS).
 
 use super::sse::Binary;
 

@@ -1,7 +1,7 @@
 //! Conversions between binary32, binary64 and integers as SSE makes them.
 //!
-//! A number that the integer cannot hold raises IE and gives the "integer indefinite", the sign bit alone (SDM vol. 1,
-//! 11.5.2.1). Conversions to integers raise IE or PE and never DE.
+//! A number that the integer cannot hold raises IE and gives the "integer indefinite", the sign bit alone
+//! (SDM vol. 1, 11.5.2.1). Conversions to integers raise IE or PE and never DE.
 
 use super::exact::Finite;
 use super::mxcsr::Env;
@@ -154,7 +154,8 @@ pub fn round_to_int<F: Binary>(a: F, rounding: Rounding, quiet: bool, env: &mut 
     }
 }
 
-/// The magnitude of `a` rounded to an integer, and whether something was lost; `None` if it needs more than 64 bits.
+/// The magnitude of `a` rounded to an integer, and whether something was lost; `None` if it needs more than
+/// 64 bits.
 #[inline(always)]
 fn finite_to_int<F: Binary>(a: F, rounding: Rounding, env: &Env) -> Option<(u64, bool)> {
     if a.is_nan() || a.is_infinite() {

@@ -1,7 +1,8 @@
 //! Arithmetic on finite non-zero numbers whose results keep all that rounding needs.
 //!
-//! A sum, product, quotient or root of two 64-bit significands is returned as a [`Wide`]: a 128-bit significand whose lowest
-//! bit is sticky. [`Wide::round`] then takes it to any format. All of x87, and the slow paths of SSE, are made of these.
+//! A sum, product, quotient or root of two 64-bit significands is returned as a [`Wide`]: a 128-bit
+//! significand whose lowest bit is sticky. [`Wide::round`] then takes it to any format. All of x87, and the
+//! slow paths of SSE, are made of these.
 
 use super::{Rounding, exception};
 
@@ -16,8 +17,8 @@ pub struct Finite {
     pub sig: u64,
 }
 
-/// ±`sig` · 2^(`exp` − 127), with bit 127 of `sig` set. Bit 0 is sticky: where it is set, the number may lie anywhere
-/// strictly between the two neighbours with bit 0 clear.
+/// ±`sig` · 2^(`exp` − 127), with bit 127 of `sig` set. Bit 0 is sticky: where it is set, the number may lie
+/// anywhere strictly between the two neighbours with bit 0 clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wide {
     /// Negative.
@@ -75,8 +76,8 @@ pub const fn shift_right_sticky(value: u128, shift: u32) -> u128 {
     }
 }
 
-/// Rounds `sig` to its upper `precision` bits, 1 to 64. Returns the significand in a `u64`, whether that carried out
-/// (significand then 2^63), whether anything was lost, and whether the magnitude grew.
+/// Rounds `sig` to its upper `precision` bits, 1 to 64. Returns the significand in a `u64`, whether that
+/// carried out (significand then 2^63), whether anything was lost, and whether the magnitude grew.
 #[inline]
 fn round_significand(
     negative: bool,
@@ -193,8 +194,9 @@ impl Wide {
 
     /// Rounds to `target`. Tininess is detected after rounding (SDM vol. 1, 4.9.1.5).
     ///
-    /// An overflow leaves the exponent too large. A tiny number becomes denormal, and an underflow if that is inexact;
-    /// with `trap_tiny` it keeps its precision instead, has an exponent too small, and is an underflow in any case.
+    /// An overflow leaves the exponent too large. A tiny number becomes denormal, and an underflow if that is
+    /// inexact; with `trap_tiny` it keeps its precision instead, has an exponent too small, and is an
+    /// underflow in any case.
     pub fn round(self, target: Target, rounding: Rounding, trap_tiny: bool) -> Rounded {
         let (sig, carry, inexact, up) =
             round_significand(self.negative, self.sig, target.precision, rounding);

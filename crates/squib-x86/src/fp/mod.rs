@@ -1,8 +1,8 @@
 //! Floating-point arithmetic as x86 defines it: exact, and independent of the host's floating-point state.
 //!
-//! Every result is a function of the operands and of a control register given as an argument. The host's own `f32` and
-//! `f64` operations are used only where they are known to give that result (round to nearest, normal operands, normal
-//! result); everything else goes through the integer arithmetic in [`exact`].
+//! Every result is a function of the operands and of a control register given as an argument. The host's own
+//! `f32` and `f64` operations are used only where they are known to give that result (round to nearest,
+//! normal operands, normal result); everything else goes through the integer arithmetic in [`exact`].
 //!
 //! Source throughout: Intel SDM vol. 1, chapters 4.8, 8 and 11; IEEE 754-2019.
 
@@ -14,7 +14,8 @@ pub mod mxcsr;
 pub mod sse;
 mod wide;
 
-/// Exception flags, in the bit positions that MXCSR and the x87 status word share (SDM vol. 1, 8.1.3.3 and 11.5.2).
+/// Exception flags, in the bit positions that MXCSR and the x87 status word share (SDM vol. 1, 8.1.3.3 and
+/// 11.5.2).
 pub mod exception {
     /// IE: invalid operation.
     pub const INVALID: u32 = 1 << 0;
@@ -59,8 +60,8 @@ impl Rounding {
         }
     }
 
-    /// Whether a value strictly between two neighbours goes to the one with the larger magnitude. `odd` tells whether
-    /// the smaller one is odd, `half` how the value compares with the middle.
+    /// Whether a value strictly between two neighbours goes to the one with the larger magnitude. `odd` tells
+    /// whether the smaller one is odd, `half` how the value compares with the middle.
     #[inline(always)]
     pub(crate) const fn away(self, negative: bool, odd: bool, half: core::cmp::Ordering) -> bool {
         use core::cmp::Ordering::{Equal, Greater};

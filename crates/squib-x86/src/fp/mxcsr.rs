@@ -132,8 +132,8 @@ impl Env {
         Ok(())
     }
 
-    /// Ends the instruction: the flags become sticky, and an unmasked one is a fault. An unmasked exception found in the
-    /// operands of any element keeps those of results from being reported (SDM vol. 1, 11.5.3).
+    /// Ends the instruction: the flags become sticky, and an unmasked one is a fault. An unmasked exception
+    /// found in the operands of any element keeps those of results from being reported (SDM vol. 1, 11.5.3).
     #[inline(always)]
     pub const fn commit(self, mxcsr: &mut Mxcsr) -> Result<(), SimdFault> {
         mxcsr.raise(self.earlier);

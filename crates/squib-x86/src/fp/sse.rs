@@ -1,13 +1,15 @@
 //! One element of SSE's floating-point operations, on bit patterns of binary32 (`u32`) and binary64 (`u64`).
 //!
-//! Each operation first lets the host compute, and takes its result when operands and result are normal numbers or zeros and
-//! rounding is to nearest: then the host and x86 cannot differ. What is left is whether the result is exact, and that only while
-//! PE is not set yet. Everything else takes the slow path, which is all of the rules:
+//! Each operation first lets the host compute, and takes its result when operands and result are normal
+//! numbers or zeros and rounding is to nearest: then the host and x86 cannot differ. What is left is whether
+//! the result is exact, and that only while PE is not set yet. Everything else takes the slow path, which is
+//! all of the rules:
 //!
-//! - NaNs: a signalling operand raises IE; the result is the first operand that is a NaN, made quiet (SDM vol. 1,
-//!   table 4-7). Without a NaN operand an invalid operation gives the default NaN.
-//! - DAZ replaces denormal operands by zeros before anything else looks at them; without it they raise DE, except where a
-//!   NaN, an invalid operation or a division by zero takes precedence (vol. 1, 11.5.2 and 4.9.2).
+//! - NaNs: a signalling operand raises IE; the result is the first operand that is a NaN, made quiet (SDM
+//!   vol. 1, table 4-7). Without a NaN operand an invalid operation gives the default NaN.
+//! - DAZ replaces denormal operands by zeros before anything else looks at them; without it they raise DE,
+//!   except where a NaN, an invalid operation or a division by zero takes precedence (vol. 1, 11.5.2 and
+//!   4.9.2).
 //! - Tiny results: UE when inexact, or whenever it is not masked; FTZ gives zero with UE and PE.
 
 use core::cmp::Ordering;
@@ -169,7 +171,8 @@ pub trait Binary: Copy + Eq + sealed::Sealed {
         Finite { negative: self.is_negative(), exp, sig: sig << zeros }
     }
 
-    /// A number within range put together: bit 63 of `sig` stands for 2^`exp`, and is clear in a denormal alone.
+    /// A number within range put together: bit 63 of `sig` stands for 2^`exp`, and is clear in a denormal
+    /// alone.
     fn assemble(negative: bool, exp: i32, sig: u64) -> Self {
         // The explicit leading bit adds one to the exponent field; a denormal has neither.
         let field = (exp + Self::MAX_EXP - 1) as u64;
@@ -228,8 +231,8 @@ macro_rules! binary {
 binary!(u32, f32, 24, 127);
 binary!(u64, f64, 53, 1023);
 
-/// Rounds to the format, with what FTZ and the masks say about results out of range. Where that is an unmasked exception
-/// the result does not matter, since none is written.
+/// Rounds to the format, with what FTZ and the masks say about results out of range. Where that is an
+/// unmasked exception the result does not matter, since none is written.
 pub(super) fn round<F: Binary>(value: Wide, env: &mut Env) -> F {
     let control = env.control();
     let rounding = control.rounding();
@@ -461,7 +464,8 @@ fn sqrt_slow<F: Binary>(a: F, env: &mut Env) -> F {
     if a.is_infinite() { a } else { round(a.unpack().root(), env) }
 }
 
-/// How `a` compares with `b`; `None` with a NaN. A signalling NaN raises IE, under `signal_quiet` so does a quiet one.
+/// How `a` compares with `b`; `None` with a NaN. A signalling NaN raises IE, under `signal_quiet` so does a
+/// quiet one.
 #[inline(always)]
 pub fn compare<F: Binary>(a: F, b: F, signal_quiet: bool, env: &mut Env) -> Option<Ordering> {
     if a.is_plain() && b.is_plain() {

@@ -1,7 +1,8 @@
 //! Approximate arithmetic on 128-bit significands, for the transcendental functions.
 //!
-//! Each operation errs by at most two units of the last of 128 bits. A result that is rounded to 64 bits afterwards is
-//! the correctly rounded one unless the exact value lies within about 2^−55 units of a rounding boundary.
+//! Each operation errs by at most two units of the last of 128 bits. A result that is rounded to 64 bits
+//! afterwards is the correctly rounded one unless the exact value lies within about 2^−55 units of a rounding
+//! boundary.
 
 use super::exact::Wide;
 
@@ -16,8 +17,8 @@ pub(super) const fn mul_high(a: u128, b: u128) -> u128 {
     a1 * b1 + (cross >> 64) + (((carry as u128) + (carry2 as u128)) << 64)
 }
 
-/// One 64-bit digit of a quotient: `rest` · 2^64 ÷ `divisor`, and what remains. `rest` is less than `divisor`, whose bit 127
-/// is set (Knuth, The Art of Computer Programming vol. 2, 4.3.1, algorithm D).
+/// One 64-bit digit of a quotient: `rest` · 2^64 ÷ `divisor`, and what remains. `rest` is less than
+/// `divisor`, whose bit 127 is set (Knuth, The Art of Computer Programming vol. 2, 4.3.1, algorithm D).
 const fn digit(rest: u128, divisor: u128) -> (u128, u128) {
     let (d1, d0) = (divisor >> 64, divisor & u64::MAX as u128);
     let mut digit = rest / d1;

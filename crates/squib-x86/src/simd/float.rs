@@ -14,7 +14,8 @@ pub(super) fn add_sub<T: Lane + Binary>(a: u128, b: u128, env: &mut Env) -> u128
     shuffle_with::<T>(|i| if i % 2 == 0 { sse::sub(a[i], b[i], env) } else { sse::add(a[i], b[i], env) })
 }
 
-/// DPPS: the products that the immediate's upper half selects, added up; the sum goes where its lower half says.
+/// DPPS: the products that the immediate's upper half selects, added up; the sum goes where its lower half
+/// says.
 #[inline(always)]
 pub(super) fn dot_product_single(a: u128, b: u128, imm: u8, env: &mut Env) -> u128 {
     let products = selected_products::<u32>(a, b, imm, env);

@@ -15,18 +15,19 @@ pub enum Place {
     Gpr64,
     /// The immediate byte, zero-extended. Only ever read.
     Imm,
-    /// ZF, PF and CF, in their places in the result; OF, SF and AF become 0. As the first operand, an XMM register is read.
+    /// ZF, PF and CF, in their places in the result; OF, SF and AF become 0. As the first operand, an XMM
+    /// register is read.
     Flags,
-    /// Memory at DS:rDI, or another segment's: byte i of the first register operand is stored where bit i of the result
-    /// is set. The operation itself reads the second alone.
+    /// Memory at DS:rDI, or another segment's: byte i of the first register operand is stored where bit i of
+    /// the result is set. The operation itself reads the second alone.
     MaskedBytes,
 }
 
 /// How an instruction's operands and result move.
 ///
-/// The first explicit operand is `dst`, the second `src`. Where one of them is memory in a given instruction, it
-/// replaces the register: a source is zero-extended from `mem` bytes, a result's low `mem` bytes are stored. A
-/// destination in memory is not read.
+/// The first explicit operand is `dst`, the second `src`. Where one of them is memory in a given instruction,
+/// it replaces the register: a source is zero-extended from `mem` bytes, a result's low `mem` bytes are
+/// stored. A destination in memory is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     /// The first operand if it is a register: read, then written.

@@ -1,8 +1,9 @@
 //! MMX, SSE and SSE2 to SSE4.2 on vector registers: what is computed, and on which operands.
 //!
-//! Everything is made from the one list in this file. A row gives an operation's name, its meaning, and the instructions
-//! (in iced-x86's names) that are made of it, each with the [`Form`] its operands have. MMX instructions compute on 128 bits
-//! like all others: their operands are zero-extended, and of the result only the low half is kept.
+//! Everything is made from the one list in this file. A row gives an operation's name, its meaning, and the
+//! instructions (in iced-x86's names) that are made of it, each with the [`Form`] its operands have. MMX
+//! instructions compute on 128 bits like all others: their operands are zero-extended, and of the result only
+//! the low half is kept.
 //!
 //! Source: Intel SDM vol. 2.
 
@@ -34,7 +35,8 @@ const LOW64: u128 = u64::MAX as u128;
 macro_rules! vec_ops {
     ($($op:ident = |$d:tt, $s:tt $(, imm $i:ident)? $(, env $e:ident)?| $meaning:expr =>
         $($code:ident: $form:expr),*;)*) => {
-        /// A vector operation: a function of one or two 128-bit operands and, for some, an immediate byte and MXCSR.
+        /// A vector operation: a function of one or two 128-bit operands and, for some, an immediate byte and
+        /// MXCSR.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         #[expect(missing_docs, reason = "the names are the manual's, or say what is computed")]
@@ -45,8 +47,9 @@ macro_rules! vec_ops {
             pub const ALL: &'static [Self] = &[$(Self::$op,)*];
         }
 
-        /// The result of `op` on the first operand `dst` and the second `src`, or an unmasked floating-point exception.
-        /// Flags become sticky in `mxcsr` in both cases. With a constant `op` this is the one operation.
+        /// The result of `op` on the first operand `dst` and the second `src`, or an unmasked floating-point
+        /// exception. Flags become sticky in `mxcsr` in both cases. With a constant `op` this is the one
+        /// operation.
         #[inline(always)]
         pub fn eval(op: VecOp, dst: u128, src: u128, imm: u8, mxcsr: &mut Mxcsr) -> Result<u128, SimdFault> {
             match op {$(
@@ -67,8 +70,8 @@ macro_rules! vec_ops {
             )*}
         }
 
-        /// The operation and operands of an instruction, given whether one of its operands is memory; `None` if it is
-        /// no vector instruction of this list.
+        /// The operation and operands of an instruction, given whether one of its operands is memory; `None`
+        /// if it is no vector instruction of this list.
         pub const fn decode(code: Code, memory: bool) -> Option<VecInsn> {
             let insn = match code {
                 $($(Code::$code => VecInsn { op: VecOp::$op, form: $form },)*)*

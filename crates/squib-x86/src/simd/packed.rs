@@ -1,7 +1,7 @@
 //! Operations on all elements of a register at once, as one number of 128 bits.
 //!
-//! They are those that string functions and compilers use most. What the compiler makes of sixteen separate elements is
-//! several times slower, since it takes a 128-bit operand for two integers.
+//! They are those that string functions and compilers use most. What the compiler makes of sixteen separate
+//! elements is several times slower, since it takes a 128-bit operand for two integers.
 
 /// The highest bit of each element of `bits` bits.
 const fn high(bits: u32) -> u128 {

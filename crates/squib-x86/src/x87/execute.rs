@@ -22,7 +22,8 @@ pub enum Output {
     Flags(u32),
 }
 
-/// A source operand: a number, and whether it was denormal in a narrower format, where `F80` no longer shows it.
+/// A source operand: a number, and whether it was denormal in a narrower format, where `F80` no longer shows
+/// it.
 struct Source {
     value: F80,
     narrow_denormal: bool,
@@ -74,9 +75,11 @@ fn note_narrow_denormal(source: &Source, other: F80, env: &mut Env) {
 }
 
 impl X87 {
-    /// Executes `insn`. `input` is the memory operand, zero-extended, or for [`X87Op::MoveIf`] whether the condition holds.
+    /// Executes `insn`. `input` is the memory operand, zero-extended, or for [`X87Op::MoveIf`] whether the
+    /// condition holds.
     ///
-    /// A store's memory may fault after this has changed the state: execute it on a copy, or probe the memory first.
+    /// A store's memory may fault after this has changed the state: execute it on a copy, or probe the memory
+    /// first.
     pub fn execute(&mut self, insn: X87Insn, input: u128) -> Result<Output, MathFault> {
         if insn.waits() {
             self.check_pending()?;
@@ -317,8 +320,8 @@ impl X87 {
         Ok(Source { value, narrow_denormal })
     }
 
-    /// Ends an instruction: reports its exceptions and, unless one in the operands is not masked, writes its result and pops.
-    /// Returns whether it did.
+    /// Ends an instruction: reports its exceptions and, unless one in the operands is not masked, writes its
+    /// result and pops. Returns whether it did.
     fn finish(&mut self, env: &Env, insn: X87Insn, write: impl FnOnce(&mut Self)) -> bool {
         self.report(env);
         if env.is_blocked() {
@@ -356,7 +359,8 @@ impl X87 {
         if self.is_empty(7) { Ok(()) } else { Err(Stop::Overflow) }
     }
 
-    /// The response to a stack fault: masked, the indefinite takes the place of the result (SDM vol. 1, 8.5.1.1).
+    /// The response to a stack fault: masked, the indefinite takes the place of the result (SDM vol. 1,
+    /// 8.5.1.1).
     fn stack_fault(&mut self, insn: X87Insn, stop: Stop) -> Output {
         let mut output = Output::None;
         self.status |= exception::INVALID as u16 | STACK_FAULT;

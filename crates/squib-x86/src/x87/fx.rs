@@ -1,4 +1,5 @@
-//! The 512-byte area of FXSAVE and FXRSTOR, which is also the legacy region of XSAVE (SDM vol. 1, 10.5.1 and 13.4.1).
+//! The 512-byte area of FXSAVE and FXRSTOR, which is also the legacy region of XSAVE (SDM vol. 1, 10.5.1 and
+//! 13.4.1).
 
 use super::{Pointers, X87};
 use crate::fp::f80::F80;
@@ -13,7 +14,8 @@ pub const ST: usize = 32;
 /// Where XMM0 is; each register takes 16 bytes.
 pub const XMM: usize = 160;
 
-/// Where FIP, FCS, FDP and FDS are and how wide: with REX.W, FIP and FDP have 64 bits and there are no selectors.
+/// Where FIP, FCS, FDP and FDS are and how wide: with REX.W, FIP and FDP have 64 bits and there are no
+/// selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     /// FXSAVE.

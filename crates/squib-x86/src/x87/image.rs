@@ -147,7 +147,8 @@ impl X87 {
         self.set_control(self.control() | 0x3f);
     }
 
-    /// What FNSAVE stores: [`Layout::save_bytes`] of it. FNSAVE then [initializes](Self::initialize) the unit.
+    /// What FNSAVE stores: [`Layout::save_bytes`] of it. FNSAVE then [initializes](Self::initialize) the
+    /// unit.
     pub fn save(&self, layout: Layout) -> [u8; MAX_SIZE] {
         let mut bytes = [0; MAX_SIZE];
         let start = layout.environment_bytes();

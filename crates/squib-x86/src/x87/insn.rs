@@ -174,8 +174,8 @@ impl X87Insn {
         Self { op, place, index: 0, pops }
     }
 
-    /// Whether a pending exception is raised (#MF) before the instruction: not for the control instructions of the
-    /// form FNxxx.
+    /// Whether a pending exception is raised (#MF) before the instruction: not for the control instructions
+    /// of the form FNxxx.
     pub const fn waits(self) -> bool {
         !matches!(
             self.op,
@@ -183,7 +183,8 @@ impl X87Insn {
         )
     }
 
-    /// Whether it is recorded as the last instruction in FIP, FDP and FOP (SDM vol. 1, 8.1.8): not a control instruction.
+    /// Whether it is recorded as the last instruction in FIP, FDP and FOP (SDM vol. 1, 8.1.8): not a control
+    /// instruction.
     pub const fn is_recorded(self) -> bool {
         self.waits() && !matches!(self.op, X87Op::LoadControl)
     }
@@ -200,9 +201,10 @@ impl X87Insn {
 
 macro_rules! forms {
     ($($op:expr => $($code:ident: $place:ident $pops:literal),*;)*) => {
-        /// The instruction's operation and operands, but for the index of ST(i): the caller sets it where the instruction
-        /// has one (that of FCOMPP is 1). `None` if it is no x87 instruction, or FWAIT, or one that moves an image of the
-        /// whole unit (FLDENV, FNSTENV, FNSAVE, FRSTOR, FXSAVE, FXRSTOR): those are functions of [`X87`](super::X87).
+        /// The instruction's operation and operands, but for the index of ST(i): the caller sets it where the
+        /// instruction has one (that of FCOMPP is 1). `None` if it is no x87 instruction, or FWAIT, or one
+        /// that moves an image of the whole unit (FLDENV, FNSTENV, FNSAVE, FRSTOR, FXSAVE, FXRSTOR): those
+        /// are functions of [`X87`](super::X87).
         pub const fn form(code: Code) -> Option<X87Insn> {
             use Constant::*;
             use X87Op::*;

@@ -16,7 +16,8 @@ pub use insn::{Constant, Place, X87Insn, X87Op, form};
 use crate::fp::exception;
 use crate::fp::f80::{ControlWord, F80};
 
-/// An x87 exception is pending and not masked: #MF (vector 16) before the instruction, or with CR0.NE clear the external interrupt.
+/// An x87 exception is pending and not masked: #MF (vector 16) before the instruction, or with CR0.NE clear
+/// the external interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MathFault;
 
@@ -108,8 +109,8 @@ impl X87 {
         self.top = (bits >> status::TOP_SHIFT) as u8 & 7;
     }
 
-    /// Whether an exception is pending and not masked, which FWAIT, and most other instructions of the unit and of MMX,
-    /// raise before they begin.
+    /// Whether an exception is pending and not masked, which FWAIT, and most other instructions of the unit
+    /// and of MMX, raise before they begin.
     #[inline(always)]
     pub const fn is_pending(&self) -> bool {
         self.status as u32 & self.control.unmasked() != 0

@@ -111,8 +111,8 @@ pub fn sqrt(a: F80, env: &mut Env) -> F80 {
     }
 }
 
-/// FCOM: how `a` compares with `b`; `None` if one is a NaN or unsupported. A signalling NaN raises IE, and unless
-/// `quiet` (FUCOM) so does a quiet one.
+/// FCOM: how `a` compares with `b`; `None` if one is a NaN or unsupported. A signalling NaN raises IE, and
+/// unless `quiet` (FUCOM) so does a quiet one.
 pub fn compare(a: F80, b: F80, quiet: bool, env: &mut Env) -> Option<Ordering> {
     if special(a, b, env).is_some() {
         if !quiet {
@@ -232,7 +232,8 @@ pub enum Quotient {
     Low(u64),
 }
 
-/// FPREM, and with `nearest` FPREM1: the remainder of `a` by `b`, reducing the exponent by less than 64 at once.
+/// FPREM, and with `nearest` FPREM1: the remainder of `a` by `b`, reducing the exponent by less than 64 at
+/// once.
 pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     let without = |value| Remainder { value, quotient: Quotient::None };
     let complete = |value| Remainder { value, quotient: Quotient::Low(0) };
@@ -256,7 +257,8 @@ pub fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     if distance < -1 || (distance == -1 && !nearest) {
         return complete(F80::round(dividend.widen(), 64, env));
     }
-    // The dividend is `steps` binades above the divisor, both as integers of the divisor's scale; 2^`skipped` times that.
+    // The dividend is `steps` binades above the divisor, both as integers of the divisor's scale; 2^`skipped`
+    // times that.
     let steps = if distance < 64 { distance } else { 32 + distance % 32 };
     let skipped = distance - steps;
     let (over, under) = if steps < 0 {

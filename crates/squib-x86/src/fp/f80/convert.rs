@@ -5,7 +5,8 @@ use crate::fp::exact::Finite;
 use crate::fp::sse::Binary;
 use crate::fp::{Rounding, exception};
 
-/// The same value. A NaN stays signalling, a denormal becomes normal: what that raises depends on the instruction.
+/// The same value. A NaN stays signalling, a denormal becomes normal: what that raises depends on the
+/// instruction.
 pub fn from_float<F: Binary>(a: F) -> F80 {
     let negative = a.is_negative();
     if a.is_nan() {
@@ -97,8 +98,8 @@ fn magnitude(a: F80, truncate: bool, limit: u64, env: &mut Env) -> Option<u64> {
     }
 }
 
-/// FIST and, with `truncate`, FISTTP: to a signed integer of `bits`, 16, 32 or 64, zero-extended. A number that does not fit
-/// raises IE and gives the sign bit alone.
+/// FIST and, with `truncate`, FISTTP: to a signed integer of `bits`, 16, 32 or 64, zero-extended. A number
+/// that does not fit raises IE and gives the sign bit alone.
 pub fn to_int(a: F80, bits: u32, truncate: bool, env: &mut Env) -> u64 {
     let sign = 1u64 << (bits - 1);
     let limit = if a.is_negative() { sign + 1 } else { sign };

@@ -74,8 +74,8 @@ impl Env {
         self.control.unmasked() & flags != 0
     }
 
-    /// The exceptions to report. One in the operands that is not masked keeps the operation from being done, and so those of
-    /// its result from happening.
+    /// The exceptions to report. One in the operands that is not masked keeps the operation from being done,
+    /// and so those of its result from happening.
     pub const fn raised(&self) -> u32 {
         if self.is_blocked() { self.raised & exception::OPERAND } else { self.raised }
     }

@@ -1,4 +1,5 @@
-//! The x87's double extended precision: 1 sign, 15 exponent and 64 significand bits, the leading one explicit.
+//! The x87's double extended precision: 1 sign, 15 exponent and 64 significand bits, the leading one
+//! explicit.
 //!
 //! Source: Intel SDM vol. 1, 4.2, 4.8, 8.2 and 8.5.
 
@@ -146,7 +147,8 @@ impl F80 {
         if self.sign_exp & EXP_FIELD == 0 { Self::pack(self.is_negative(), MIN_EXP, self.sig) } else { self }
     }
 
-    /// Rounds to `precision` bits, with the masked or unmasked response to results out of range (SDM vol. 1, 8.5.4 and 8.5.5).
+    /// Rounds to `precision` bits, with the masked or unmasked response to results out of range (SDM vol. 1,
+    /// 8.5.4 and 8.5.5).
     fn round(value: Wide, precision: u32, env: &mut Env) -> Self {
         let rounding = env.control().rounding();
         let trap_tiny = env.traps(exception::UNDERFLOW);
@@ -173,7 +175,8 @@ impl F80 {
         Self::pack(value.negative, rounded.exp, rounded.sig)
     }
 
-    /// A result of an unmasked overflow or underflow, its exponent moved into range. FSCALE alone can miss it.
+    /// A result of an unmasked overflow or underflow, its exponent moved into range. FSCALE alone can miss
+    /// it.
     const fn wrapped(negative: bool, exp: i32, sig: u64, env: &mut Env) -> Self {
         if exp >= MIN_EXP && exp <= MAX_EXP {
             return Self::pack(negative, exp, sig);
@@ -184,8 +187,8 @@ impl F80 {
     }
 }
 
-/// The result if an operand is a NaN or unsupported (SDM vol. 1, table 4-7): of two NaNs a quiet one before a signalling one, then
-/// the larger significand, then the positive one.
+/// The result if an operand is a NaN or unsupported (SDM vol. 1, table 4-7): of two NaNs a quiet one before a
+/// signalling one, then the larger significand, then the positive one.
 fn special(a: F80, b: F80, env: &mut Env) -> Option<F80> {
     let (class_a, class_b) = (a.class(), b.class());
     if class_a == Class::Unsupported || class_b == Class::Unsupported {

@@ -1,8 +1,9 @@
 //! FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X and FYL2XP1.
 //!
-//! All are computed with 128-bit significands and rounded once, so that they are within one unit of the last place of
-//! the processors' results (SDM vol. 1, 8.3.10, which promises no more of these). As there, arguments of the circular functions are
-//! reduced by a π of 66 bits: for those functions π simply is that number.
+//! All are computed with 128-bit significands and rounded once, so that they are within one unit of the last
+//! place of the processors' results (SDM vol. 1, 8.3.10, which promises no more of these). As there,
+//! arguments of the circular functions are reduced by a π of 66 bits: for those functions π simply is that
+//! number.
 
 use core::cmp::Ordering;
 
@@ -353,8 +354,8 @@ pub fn log2_times(y: F80, x: F80, env: &mut Env) -> F80 {
     }
 }
 
-/// FYL2XP1: `y` · log₂(`x` + 1) for |`x`| below 1 − √½ (SDM vol. 2, FYL2XP1). Beyond, where the result is undefined, it is
-/// the same function as far as that exists.
+/// FYL2XP1: `y` · log₂(`x` + 1) for |`x`| below 1 − √½ (SDM vol. 2, FYL2XP1). Beyond, where the result is
+/// undefined, it is the same function as far as that exists.
 pub fn log2p1_times(y: F80, x: F80, env: &mut Env) -> F80 {
     if let Some(result) = special(y, x, env) {
         return result;
