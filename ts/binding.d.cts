@@ -486,11 +486,11 @@ export type VmExit =
   | { kind: 'budgetSpent' }
   | { kind: 'msrRead'; /** Register index. */
     index: number; /** Why it came here. */
-  reason: JsMsrReason }
+  reason: MsrReason }
   | { kind: 'msrWrite'; /** Register index. */
     index: number; /** The value. */
     value: bigint; /** Why it came here. */
-  reason: JsMsrReason }
+  reason: MsrReason }
   | { kind: 'eoi'; /** The vector that ended. */
   vector: number }
   | { kind: 'interruptWindow' }
@@ -501,7 +501,7 @@ export type VmExit =
   flags: bigint }
   | { kind: 'dirtyRingFull' }
   | { kind: 'systemEvent'; /** What happened. */
-    event: JsSystemEvent; /** The backend's number of an event that has no name; else 0. */
+    event: SystemEventKind; /** The backend's number of an event that has no name; else 0. */
     number: number; /** Further words that came with it. */
   data: Array<bigint> }
   | { kind: 'failedEntry'; /** Reason as the hardware gives it. */

@@ -71,6 +71,7 @@ pub enum JsExit {
         /// Register index.
         index: u32,
         /// Why it came here.
+        #[napi(ts_type = "MsrReason")]
         reason: JsMsrReason,
     },
     /// The guest wrote a model-specific register; a `resume` or `msrFault` entry answers.
@@ -80,6 +81,7 @@ pub enum JsExit {
         /// The value.
         value: u64,
         /// Why it came here.
+        #[napi(ts_type = "MsrReason")]
         reason: JsMsrReason,
     },
     /// A level-triggered interrupt was acknowledged.
@@ -105,6 +107,7 @@ pub enum JsExit {
     /// The platform's firmware interface was used.
     SystemEvent {
         /// What happened.
+        #[napi(ts_type = "SystemEventKind")]
         event: JsSystemEvent,
         /// The backend's number of an event that has no name; else 0.
         number: u32,
