@@ -138,7 +138,7 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
     for n in 0..u64::from(choice >> 4) {
         let at = input.word();
         // Anything in the tables: page table entries, descriptors, gates.
-        put(PML4 + (at % (IDT + 0x1000 - PML4) & !7), input.word().rotate_left(n as u32));
+        put(PML4 + (at % (IDT + 0x1000 - PML4)) / 8 * 8, input.word().rotate_left(n as u32));
     }
     let mut gprs: [u64; 16] = std::array::from_fn(|_| match input.byte() & 3 {
         0 => u64::from(input.byte()) << 12 | 0xff8,
@@ -146,7 +146,8 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
         _ => u64::from(input.byte()),
     });
     gprs[4] = STACK;
-    let flags = input.word() & 0xcd5 | RFLAGS_FIXED | u64::from(choice & 8 != 0) * RFLAGS_IOPL;
+    let iopl = if choice & 8 != 0 { RFLAGS_IOPL } else { 0 };
+    let flags = input.word() & 0xcd5 | RFLAGS_FIXED | iopl;
     let code = input.0;
     let _ = memory.write(CODE, &code[..code.len().min(2 * 4096)]);
     let Ok(x86) = vcpu.x86() else { return };

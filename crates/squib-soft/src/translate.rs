@@ -3,6 +3,7 @@
 
 use iced_x86::Mnemonic as M;
 use squib_x86::insn::{DecodeError, Insn, InsnDecoder, Operand, Rep};
+use squib_x86::offer::offers;
 use squib_x86::sem::{ConditionalKind, condition};
 use squib_x86::{CodeMode, Exception, flags};
 
@@ -233,6 +234,12 @@ impl Cpu {
         let mut decoder = InsnDecoder::new(&window[..len], rip, mode);
         while insns.len() < most {
             match decoder.next_insn() {
+                Ok(i) if !offers(&self.model, i.code) => {
+                    if insns.is_empty() {
+                        return Err(Exception::UD);
+                    }
+                    break;
+                }
                 Ok(i) => {
                     let last = ends_block(&i);
                     insns.push(i);
@@ -267,6 +274,7 @@ impl Cpu {
         bytes[..head].copy_from_slice(&start[..head]);
         bytes[head..head + tail].copy_from_slice(&window[..tail]);
         match InsnDecoder::new(&bytes[..head + tail], key.rip, key.mode).next_insn() {
+            Ok(i) if !offers(&self.model, i.code) => Err(Exception::UD),
             Ok(i) => Ok(self.lower(key, Some(phys & !(PAGE - 1)), vec![i])),
             Err(DecodeError::Invalid) => Err(Exception::UD),
             Err(_) => Err(Exception::GP0),

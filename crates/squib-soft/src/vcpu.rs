@@ -7,6 +7,7 @@ use squib_core::x86::X86State;
 use squib_core::x86::bits::{RFLAGS_IF, RFLAGS_RF};
 use squib_core::{CancelHandle, Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
 use squib_devices::apic::Signal;
+use squib_devices::irqchip::Irqchip;
 use squib_x86::env::Leave;
 use squib_x86::system::interrupt::{self, Event};
 use squib_x86::{Exception, Stop};
@@ -153,7 +154,7 @@ impl SoftVcpu {
     }
 
     fn take_signals(&mut self) {
-        while let Some(signal) = self.cpu.platform.with(|chip, cpu| chip.take_signal(cpu)).flatten() {
+        while let Some(signal) = self.cpu.platform.with(Irqchip::take_signal).flatten() {
             match signal {
                 Signal::Nmi => self.cpu.nmi_pending = true,
                 Signal::Init => {
@@ -182,7 +183,7 @@ impl SoftVcpu {
             self.cpu.state.nmi_masked = true;
             Some(2)
         } else {
-            let vector = self.cpu.platform.with(|chip, cpu| chip.acknowledge(cpu)).flatten();
+            let vector = self.cpu.platform.with(Irqchip::acknowledge).flatten();
             self.cpu.note_interrupts();
             vector
         };

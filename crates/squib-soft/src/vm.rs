@@ -81,7 +81,7 @@ impl HypervisorBackend for SoftBackend {
         };
         let outside = Arc::new(Outside::default());
         config.memory.observe_code_writes(outside.clone())?;
-        let (config, model, plain) = (config.clone(), self.model.clone(), self.plain);
+        let (config, model, plain) = (config.clone(), self.model, self.plain);
         Ok(Arc::new(SoftVm { config, model, plain, controllers, outside }))
     }
 }
@@ -141,8 +141,7 @@ impl Vm for SoftVm {
             controllers.attach(id as usize, shared.clone());
         }
         let platform = Platform::new(self.controllers.clone(), id as usize);
-        let mut cpu =
-            Cpu::new(self.config.memory.clone(), self.model.clone(), self.config.clock.clone(), platform);
+        let mut cpu = Cpu::new(self.config.memory.clone(), self.model, self.config.clock.clone(), platform);
         cpu.plain = self.plain;
         Ok(Box::new(SoftVcpu::new(cpu, shared, self.outside.written.clone())))
     }

@@ -244,7 +244,7 @@ fn a_fault_restores_the_count_and_the_address() {
 
 #[test]
 fn states_that_no_processor_has_are_refused() {
-    let mut s = start(|a| a.hlt());
+    let mut s = start(CodeAssembler::hlt);
     let x86 = s.vcpu.x86().unwrap();
     let good = x86.system_registers().unwrap();
     let bad = [
@@ -263,7 +263,7 @@ fn states_that_no_processor_has_are_refused() {
 
 #[test]
 fn msrs_and_extended_state_come_back_as_they_were_set() {
-    let mut s = start(|a| a.hlt());
+    let mut s = start(CodeAssembler::hlt);
     let x86 = s.vcpu.x86().unwrap();
     for index in x86.msr_indices().unwrap() {
         let value = x86.msr(index).unwrap();

@@ -6,14 +6,14 @@ use squib_core::x86::bits::*;
 
 use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
-use crate::flags::{Cond, LazyFlags};
+use crate::flags::LazyFlags;
 use crate::fp::mxcsr::Mxcsr;
 use crate::helper::{linear, set};
 use crate::insn::{Insn, MemRef, Operand};
 use crate::size::Size;
 use crate::state::sreg;
 use crate::x87::image::{Layout, MAX_SIZE};
-use crate::x87::{Output, Pointers, X87, X87Insn, form};
+use crate::x87::{Output, Pointers, X87, X87Insn, X87Op, form};
 
 const RAX: usize = 0;
 const RDI: usize = 7;
@@ -29,7 +29,6 @@ pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>>
     Some(match i.mnemonic {
         M::Wait => wait(env),
         M::Emms => emms(env),
-        M::Fnop => check(env).and_then(|()| pending(env)),
         M::Fldenv | M::Frstor => load_image(env, i),
         M::Fnstenv | M::Fnsave => store_image(env, i),
         M::Ldmxcsr => load_mxcsr(env, i),
@@ -126,20 +125,6 @@ fn write_bytes<E: Env + ?Sized>(env: &mut E, addr: u64, data: &[u8]) -> Result<(
     Ok(())
 }
 
-fn condition(m: M) -> Option<Cond> {
-    Some(match m {
-        M::Fcmovb => Cond::B,
-        M::Fcmovnb => Cond::Ae,
-        M::Fcmove => Cond::E,
-        M::Fcmovne => Cond::Ne,
-        M::Fcmovbe => Cond::Be,
-        M::Fcmovnbe => Cond::A,
-        M::Fcmovu => Cond::P,
-        M::Fcmovnu => Cond::Np,
-        _ => return None,
-    })
-}
-
 fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), Stop> {
     check(env)?;
     let register = match (i.ops[0], i.ops[1]) {
@@ -162,7 +147,7 @@ fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), 
             input = u128::from_le_bytes(raw);
         }
     }
-    if let Some(cc) = condition(i.mnemonic) {
+    if let X87Op::MoveIf(cc) = x.op {
         input = u128::from(env.state_ref().lazy.test(cc));
     }
     // On a copy, so that a store that faults leaves everything as it was.
@@ -215,9 +200,9 @@ fn load_image<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     read_bytes(env, addr, &mut image[..bytes])?;
     let unit = &mut env.state().x87;
     if whole {
-        unit.restore(layout, &image[..bytes])
+        unit.restore(layout, &image[..bytes]);
     } else {
-        unit.load_environment(layout, &image[..bytes])
+        unit.load_environment(layout, &image[..bytes]);
     }
     Ok(())
 }

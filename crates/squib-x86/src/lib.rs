@@ -19,6 +19,7 @@ pub mod helper;
 pub mod insn;
 pub mod listing;
 pub mod model;
+pub mod offer;
 pub mod sem;
 pub mod simd;
 pub mod size;

@@ -175,7 +175,15 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
         M::Lahf => data::lahf(e),
         M::Sahf => data::sahf(e),
         M::Clc | M::Stc | M::Cmc => data::set_carry(e, i.mnemonic),
-        M::Nop | M::Endbr32 | M::Endbr64 | M::Pause | M::Lfence | M::Sfence | M::Mfence => Ok(()),
+        M::Nop
+        | M::Endbr32
+        | M::Endbr64
+        | M::Rdsspd
+        | M::Rdsspq
+        | M::Pause
+        | M::Lfence
+        | M::Sfence
+        | M::Mfence => Ok(()),
         M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Prefetch => Ok(()),
         M::Prefetchwt1 | M::Reservednop | M::Clflush => Ok(()),
         M::Shld | M::Shrd => shift::double_shift(e, i.mnemonic == M::Shld, size, a, b, c),

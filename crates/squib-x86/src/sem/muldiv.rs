@@ -46,9 +46,9 @@ pub fn mul<E: Emit + ?Sized>(
     let (lo, hi) = e.mul_wide(signed, size, a, b);
     e.set(size, RAX, lo);
     if size == Size::B1 {
-        e.set_high(AH, hi)
+        e.set_high(AH, hi);
     } else {
-        e.set(size, RDX, hi)
+        e.set(size, RDX, hi);
     }
     product_flags(e, signed, size, lo, hi);
     Ok(())
@@ -90,9 +90,9 @@ pub fn div<E: Emit + ?Sized>(
     let (q, r) = e.div_wide(signed, size, hi, lo, d)?;
     e.set(size, RAX, q);
     if size == Size::B1 {
-        e.set_high(AH, r)
+        e.set_high(AH, r);
     } else {
-        e.set(size, RDX, r)
+        e.set(size, RDX, r);
     }
     Ok(())
 }
