@@ -147,6 +147,8 @@ pub fn external_interrupts() -> Guest {
         gate(a, 0x31, 0, second)?;
         out_byte(a, TEST_PORT, 1)?;
         a.sti()?;
+        // The instruction after STI still takes none: behind this one is a window.
+        a.nop()?;
         a.set_label(&mut wait)?;
         a.hlt()?;
         a.jmp(wait)?;
