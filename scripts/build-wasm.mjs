@@ -9,7 +9,16 @@
 // --check only checks that the portable crates compile for the target.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -29,7 +38,10 @@ function output(command, args) {
 
 /** rustup's toolchain with the target added, or undefined. */
 function rustup() {
-  const added = spawnSync('rustup', ['target', 'add', TARGET], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
+  const added = spawnSync('rustup', ['target', 'add', TARGET], {
+    cwd: root,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   return added.status === 0 ? { env: {}, args: [] } : undefined;
 }
 
@@ -37,7 +49,9 @@ function rustup() {
 function debianPackages() {
   const dependency = (name, pattern) => {
     const lines = output('apt-cache', ['depends', name])?.split('\n') ?? [];
-    const found = lines.map((line) => line.match(/^\s*Depends: (\S+)$/)?.[1]).find((p) => p && pattern.test(p));
+    const found = lines
+      .map((line) => line.match(/^\s*Depends: (\S+)$/)?.[1])
+      .find((p) => p && pattern.test(p));
     if (!found) throw new Error(`no package for ${name} in apt's lists; run apt-get update, or use rustup`);
     return found;
   };
@@ -57,7 +71,10 @@ function debian() {
     const fresh = mkdtempSync(join(cache, 'fetch-'));
     try {
       process.stderr.write(`fetching ${packages.join(', ')} into ${dir}\n`);
-      execFileSync('apt-get', ['-q', 'download', ...packages], { cwd: fresh, stdio: ['ignore', 'ignore', 'inherit'] });
+      execFileSync('apt-get', ['-q', 'download', ...packages], {
+        cwd: fresh,
+        stdio: ['ignore', 'ignore', 'inherit'],
+      });
       const unpacked = join(fresh, 'root');
       for (const file of readdirSync(fresh)) execFileSync('dpkg-deb', ['-x', file, unpacked], { cwd: fresh });
       rmSync(dir, { recursive: true, force: true });
@@ -92,7 +109,8 @@ function cargo(toolchain, args) {
     env: { ...process.env, ...toolchain.env, CARGO_TARGET_DIR: targetDir },
     stdio: 'inherit',
   });
-  if (run.error) throw new Error(`cargo does not run (${run.error.message}); install Rust from https://rustup.rs`);
+  if (run.error)
+    throw new Error(`cargo does not run (${run.error.message}); install Rust from https://rustup.rs`);
   if (run.status !== 0) process.exit(run.status ?? 1);
   return join(targetDir, TARGET);
 }
@@ -110,7 +128,14 @@ if (!toolchain) process.exit(1);
 if (options.check) {
   cargo(toolchain, ['check', ...PORTABLE.flatMap((name) => ['-p', name])]);
 } else {
-  const out = cargo(toolchain, ['build', '--release', '--config', 'profile.release.strip=true', '-p', 'squib-web']);
+  const out = cargo(toolchain, [
+    'build',
+    '--release',
+    '--config',
+    'profile.release.strip=true',
+    '-p',
+    'squib-web',
+  ]);
   mkdirSync(join(root, 'dist'), { recursive: true });
   copyFileSync(join(out, 'release', 'squib_web.wasm'), join(root, 'dist', 'squib.wasm'));
 }

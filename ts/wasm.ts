@@ -65,7 +65,11 @@ export class WasmEngine {
 
   private constructor(instantiate: (imports: object) => WebAssembly.Instance) {
     const imports = {
-      squib: { access: (record: number) => this.#access(record), now: () => performance.now(), date: () => Date.now() },
+      squib: {
+        access: (record: number) => this.#access(record),
+        now: () => performance.now(),
+        date: () => Date.now(),
+      },
     };
     this.#exports = instantiate(imports).exports as unknown as Exports;
     this.#exports.squib_exit_kinds();
@@ -131,7 +135,8 @@ export class WasmEngine {
     devices.record.set(words);
     devices.dispatch();
     // A device may have made the memory grow, which detaches the view.
-    const answered = words.length > 0 ? words : new Uint32Array(this.#exports.memory.buffer, address >>> 0, RECORD_WORDS);
+    const answered =
+      words.length > 0 ? words : new Uint32Array(this.#exports.memory.buffer, address >>> 0, RECORD_WORDS);
     answered.set(devices.record);
   }
 }
@@ -332,7 +337,14 @@ const REGISTERS = [
 
 // Both in the order of crates/squib-web/src/exit.rs.
 const MSR_REASONS: readonly MsrReason[] = ['unknown', 'invalid', 'filter'];
-const SYSTEM_EVENTS: readonly SystemEventKind[] = ['shutdown', 'reset', 'crash', 'wakeup', 'suspend', 'other'];
+const SYSTEM_EVENTS: readonly SystemEventKind[] = [
+  'shutdown',
+  'reset',
+  'crash',
+  'wakeup',
+  'suspend',
+  'other',
+];
 
 function word(bytes: Uint8Array, index: number): bigint {
   return new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(8 * index, true);
