@@ -65,20 +65,18 @@ interface Entry {
 export class DeviceTable {
   /** The record through which the addon asks and is answered. */
   readonly record = new Uint32Array(WORDS);
-  readonly #entries = new Map<number, Entry>();
+  /** By number. Numbers are never used again, so that an access on its way meets its own device or none. */
+  readonly #entries: (Entry | undefined)[] = [];
   readonly #failures = new Map<number, DeviceError>();
-  #last = 0;
 
-  /** Adds a device and gives its number, which is never used again. */
+  /** Adds a device and gives its number. */
   add(name: string, device: Device): number {
-    this.#last += 1;
-    this.#entries.set(this.#last, { name, device });
-    return this.#last;
+    return this.#entries.push({ name, device }) - 1;
   }
 
   /** Takes a device away. An access that is on its way to it finds an empty bus. */
   remove(id: number): void {
-    this.#entries.delete(id);
+    this.#entries[id] = undefined;
   }
 
   /** The failure that ended the last run of vCPU `id`, instead of the addon's own error. */
@@ -105,7 +103,7 @@ export class DeviceTable {
     const offset = (record[OFFSET] as number) + (record[OFFSET + 1] as number) * 2 ** 32;
     const width = access & 0xff;
     const write = (access & WRITE) !== 0;
-    const entry = this.#entries.get(record[DEVICE] as number);
+    const entry = this.#entries[record[DEVICE] as number];
     let low = ALL_ONES;
     let high = ALL_ONES;
     let status = ANSWERED;
@@ -116,13 +114,7 @@ export class DeviceTable {
         expectNothing(entry?.device.write?.(offset, width, value));
       } else if (entry?.device.read !== undefined) {
         const value = entry.device.read(offset, width);
-        if (
-          typeof value === 'number' &&
-          value >= 0 &&
-          value <= ALL_ONES &&
-          value === value >>> 0 &&
-          fits(value, width)
-        ) {
+        if (typeof value === 'number' && fitsU32(value, width)) {
           low = value;
           high = 0;
         } else {
@@ -149,8 +141,9 @@ export class DeviceTable {
 /** An answer that is none. */
 class Nonsense extends Error {}
 
-function fits(value: number, width: number): boolean {
-  return width >= 4 || value < 2 ** (8 * width);
+/** Whether a number is whole, has no more than 32 bits, and fits the access. */
+function fitsU32(value: number, width: number): boolean {
+  return value >>> 0 === value && (width >= 4 || value >>> (8 * width) === 0);
 }
 
 function wide(low: number, high: number): bigint {

@@ -83,11 +83,13 @@ function isErrorCode(code: unknown): code is ErrorCode {
 /** The class for an error of the addon, or for the value that stands for one in a promise. */
 export function toSquibError(error: unknown): SquibError {
   if (error instanceof SquibError) return error;
-  const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
+  const { code, message, name } = (error ?? {}) as { code?: unknown; message?: unknown; name?: unknown };
   const text = typeof message === 'string' ? message : String(error);
   if (isErrorCode(code)) return new SquibError(code, text);
-  // Node-API's own codes: an argument that could not be converted, or a defect caught at the border.
-  const mistaken = typeof code === 'string' && (code === 'InvalidArg' || code.endsWith('Expected'));
+  // Node-API's own: an argument that could not be converted, or a defect caught at the border.
+  const mistaken =
+    name === 'TypeError' ||
+    (typeof code === 'string' && (code === 'InvalidArg' || code.endsWith('Expected')));
   return new SquibError(mistaken ? 'ERR_INVALID_ARGUMENT' : 'ERR_INTERNAL', text, { cause: error });
 }
 

@@ -14,6 +14,7 @@ export {
 } from './backend.js';
 export type { MachineConsole } from './console.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
+export { type Diagnosis, doctor, type Finding } from './doctor.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export {
   assertNever,

@@ -1,0 +1,135 @@
+/** The contract with the addon. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { toSquibError } from '../ts/errors.js';
+import { doctor, ERROR_CODES, SquibError } from '../ts/index.js';
+import { native, packageRoot, target } from '../ts/native.cjs';
+import { codeOf, realMode } from './support/vm.js';
+
+const ROOT = join(__dirname, '..');
+
+test('TypeScript knows the error codes of the addon, and one of its own', () => {
+  expect([...ERROR_CODES]).toEqual([...native().errorCodes(), 'ERR_ADDON_MISSING']);
+});
+
+test('the exit statuses of errors are those of the machine', () => {
+  const status = (code: string) => native().errorStatus(code);
+  expect(
+    ['ERR_IMAGE_FORMAT', 'ERR_BACKEND_UNUSABLE', 'ERR_TIMEOUT', 'ERR_HYPERVISOR', 'nonsense'].map(status),
+  ).toEqual([2, 20, 124, 16, 16]);
+});
+
+test('an addon is looked for in the clone that it was built in', () => {
+  expect(packageRoot()).toBe(ROOT);
+  expect(readFileSync(join(ROOT, `squib.${target()}.node`)).subarray(0, 4).length).toBe(4);
+});
+
+test('errors of the addon become classes by their code, never by their text', () => {
+  const known = toSquibError({ code: 'ERR_CLOSED', message: 'gone' });
+  expect(known).toBeInstanceOf(SquibError);
+  expect([known.name, known.code, known.message]).toEqual(['SquibError', 'ERR_CLOSED', 'gone']);
+  expect(toSquibError({ code: 'InvalidArg', message: 'no' }).code).toBe('ERR_INVALID_ARGUMENT');
+  expect(toSquibError({ code: 'BigintExpected', message: 'no' }).code).toBe('ERR_INVALID_ARGUMENT');
+  expect(toSquibError(new Error('a panic')).code).toBe('ERR_INTERNAL');
+  expect(toSquibError(undefined).code).toBe('ERR_INTERNAL');
+  expect(toSquibError(known)).toBe(known);
+});
+
+test('wrong arguments are typed errors, whatever their kind', () => {
+  const { vm, vcpu } = realMode('soft', [0xf4]);
+  const { registers, systemRegisters } = vcpu;
+  const wrong: (() => unknown)[] = [
+    () => (vcpu.registers = { ...registers, rip: -1n }),
+    () => (vcpu.registers = { ...registers, rip: 1n << 64n }),
+    () => (vcpu.registers = { ...registers, rip: 5 as never }),
+    () => (vcpu.registers = {} as never),
+    () => (vcpu.registers = undefined as never),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: undefined as never }),
+    () => (vcpu.debugRegisters = { ...vcpu.debugRegisters, db: [] }),
+    () => (vcpu.xsave = new Uint8Array(10)),
+    () => vcpu.msr(-1),
+    () => vcpu.setMsr(0x10, 1n << 64n),
+    () => vcpu.cpuid(2 ** 32),
+    () => vcpu.run({ kind: 'frob' } as never),
+    () => vcpu.run(5 as never),
+    () => vcpu.setBudget(-1),
+    () => vm.createVcpu(-1),
+    () => vm.createVcpu(1.5),
+    () => vm.setIrqLine(0, 1 as never),
+  ];
+  for (const call of wrong) expect(codeOf(call)).toMatch(/^ERR_(INVALID_ARGUMENT|BAD_ENTRY)$/);
+  expect(codeOf(() => vm.createVcpu(0))).toBe('ERR_VCPU_COUNT');
+  expect(codeOf(() => vm.createVcpu(33))).toBe('ERR_VCPU_COUNT');
+  expect(codeOf(() => vm.setIrqLine(5, true))).toBe('ERR_IRQ_LINE');
+  expect(codeOf(() => vcpu.msr(0xdead_beef))).toBe('ERR_REGISTER');
+  expect(vcpu.run()).toEqual({ kind: 'hlt' });
+  vm.close();
+});
+
+test('a budget ends a run, and instructions are counted', () => {
+  const { vm, vcpu } = realMode('soft', [0xeb, 0xfe]);
+  vcpu.setBudget(1000);
+  expect(vcpu.run()).toEqual({ kind: 'budgetSpent' });
+  expect(Number(vcpu.instructions)).toBeGreaterThanOrEqual(1000);
+  expect(Number(vcpu.instructions)).toBeLessThan(2000);
+  vm.close();
+});
+
+test('doctor finds what there is', () => {
+  const diagnosis = doctor();
+  expect(diagnosis).toMatchObject({ target: target(), addon: { works: true }, soft: { works: true } });
+  expect(diagnosis.kvm?.steps.map((step) => step.name)).toContain('open /dev/kvm');
+});
+
+/** The text of a worker that runs this with `squib` at hand. */
+function worker(body: string): Worker {
+  const text = `const squib = require(${JSON.stringify(join(ROOT, 'dist/cjs/index.js'))});
+    const { parentPort } = require('node:worker_threads');
+    const vm = squib.Vm.create({ backend: 'soft', memory: '64K' });
+    const vcpu = vm.createVcpu(0);
+    const { cs, ...system } = vcpu.systemRegisters;
+    vcpu.systemRegisters = { ...system, cs: { ...cs, base: 0n, selector: 0 } };
+    vcpu.registers = { ...vcpu.registers, rip: 0x1000n };
+    const load = (...code) => vm.memory.write(0x1000, Uint8Array.from(code));
+    ${body}`;
+  return new Worker(text, { eval: true });
+}
+
+describe('a worker that is terminated', () => {
+  test.each([
+    [
+      'while its guest loops on a thread',
+      `load(0xeb, 0xfe); vcpu.runAsync(); parentPort.postMessage('running');`,
+    ],
+    [
+      'while its guest waits for a device',
+      `load(0xe4, 0x10, 0xeb, 0xfc);
+       vm.map({ port: 0x10, length: 1 }, { read: () => { parentPort.postMessage('asked'); for (;;); } });
+       vcpu.runAsync();`,
+    ],
+    [
+      'while it runs the guest itself',
+      `load(0xe4, 0x10, 0xeb, 0xfc);
+       vm.map({ port: 0x10, length: 1 }, { read: () => (parentPort.postMessage('asked'), 1) });
+       vcpu.run();`,
+    ],
+  ])('%s takes its guest with it, and nothing else', async (_name, body) => {
+    const running = worker(body);
+    await new Promise((resolve, reject) => {
+      running.once('message', resolve);
+      running.once('error', reject);
+    });
+    expect(typeof (await running.terminate())).toBe('number');
+    const { vm, vcpu } = realMode('soft', [0xf4]);
+    expect(vcpu.run().kind).toBe('hlt');
+    vm.close();
+  });
+});
+
+test('a worker runs a guest to its end', async () => {
+  const running = worker(`load(0xe4, 0x10, 0xf4);
+    vm.map({ port: 0x10, length: 1 }, { read: () => 9 });
+    vcpu.runAsync().then((exit) => parentPort.postMessage([exit.kind, vcpu.registers.rax]));`);
+  expect(await new Promise((resolve) => running.once('message', resolve))).toEqual(['hlt', 9n]);
+});
