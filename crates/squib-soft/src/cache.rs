@@ -13,8 +13,12 @@ use crate::op::{Handler, Op};
 /// Entries of the cache of recent blocks.
 const RECENT: usize = 4096;
 
-/// Decoded code in bytes at which everything is dropped.
-const LIMIT: usize = 48 << 20;
+/// Bytes of decoded code and what it is found by at which everything is dropped, so that a VM stays within 8 MiB beyond
+/// its RAM. Dropping costs little: a boot of Linux, which is flat code, takes as long with a tenth of what it could use.
+const LIMIT: usize = 5 << 20;
+
+/// What a block costs in the maps that find it and in the allocator, in bytes, about.
+const BOOKKEEPING: usize = 160;
 
 /// Mixes the words of a key; they are addresses, so nothing better is needed.
 #[derive(Default)]
@@ -110,7 +114,8 @@ impl BlockCache {
     /// Adds a block and marks its pages as code. Gives the pages that were not marked before.
     pub fn insert(&mut self, block: Block, memory: &GuestMemory) -> (*const Block, [Option<u64>; 2]) {
         let key = block.key;
-        self.bytes += size_of::<Block>() + size_of_val(&*block.ops) + size_of_val(&*block.insns);
+        self.bytes +=
+            size_of::<Block>() + size_of_val(&*block.ops) + size_of_val(&*block.insns) + BOOKKEEPING;
         let pages = [Some(key.phys & !0xfff), block.second_page];
         let fresh = pages.map(|page| page.filter(|&p| self.note_page(p, key, memory)));
         let ptr = Box::into_raw(Box::new(block));
