@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { probeKvm } from '../ts/backend.js';
 import { EscapeFilter, escapeCode, escapeName } from '../ts/cli/escape.js';
-import { guestFile } from './support/guests.js';
+import { multiboot, POWER_OFF } from './support/guests.js';
 
 const CLI = join(__dirname, '../dist/esm/cli/main.js');
 
@@ -38,14 +38,6 @@ function squib(
     child.once('error', reject);
     child.once('close', (status) => resolve({ status, out, err }));
   });
-}
-
-/** A multiboot 1 program with these instructions, entered in 32-bit protected mode. */
-function multiboot(code: readonly number[]): Buffer {
-  const load = 0x10_0000;
-  const flags = 0x1_0000; // the header says where everything goes
-  const header = [0x1bad_b002, flags, -(0x1bad_b002 + flags) >>> 0, load, load, 0, 0, load + 32];
-  return Buffer.concat([new Uint8Array(Uint32Array.from(header).buffer), Buffer.from(code)]);
 }
 
 let folder: string;
@@ -200,17 +192,10 @@ test('help lists commands, options and statuses; nonsense is refused', async () 
 });
 
 test('the demo without a terminal runs a given program and prints a timeline', async () => {
-  const { status, out } = await squib([
-    'demo',
-    '--backend',
-    'soft',
-    '--kernel',
-    program('off', [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4]),
-  ]);
+  const { status, out } = await squib(['demo', '--backend', 'soft', '--kernel', program('off', POWER_OFF)]);
   expect(out).toContain('boot timeline');
   expect(out).toContain('the guest ended: powerOff');
   expect(status).toBe(0);
-  expect(guestFile('hello')).toMatch(/hello\.elf$/);
 });
 
 describe('the escape character', () => {

@@ -1,8 +1,8 @@
 /** Machines: boot, console, devices, outcomes, endings. */
 import { readFileSync } from 'node:fs';
 import { probeKvm } from '../ts/backend.js';
-import { type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
-import { guestFile } from './support/guests.js';
+import { backendCapabilities, type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
+import { guestFile, multiboot, POWER_OFF } from './support/guests.js';
 import { codeOf, codeOfAsync, usableBackends } from './support/vm.js';
 
 const HELLO = guestFile('hello');
@@ -25,6 +25,17 @@ function capitals(): Device {
       line = '';
     },
   };
+}
+
+/** A multiboot program that prints so many lines on the debug console and powers off. */
+function printer(lines: number): Uint8Array {
+  const text = [...Buffer.from('0123456789abcde\n')];
+  return multiboot([
+    ...[0xb9, lines & 0xff, (lines >> 8) & 0xff, (lines >> 16) & 0xff, 0], // mov ecx, lines
+    ...text.flatMap((letter) => [0xb0, letter, 0xe6, 0xe9]), // mov al, letter; out 0xe9, al
+    ...[0x49, 0x75, 256 - (text.length * 4 + 3)], // dec ecx; jnz back
+    ...POWER_OFF,
+  ]);
 }
 
 async function text(stream: ReadableStream<Uint8Array>): Promise<string> {
@@ -116,6 +127,18 @@ describe.each(usableBackends())('a machine on %s', (backend) => {
     expect((await machine.run()).kind).toBe('powerOff');
   });
 
+  test('with several vCPUs all threads end with the machine', async () => {
+    const cpus = 2;
+    if (backendCapabilities(backend).maxVcpus < cpus) {
+      expect(await codeOfAsync(hello({ cpus }))).toBe('ERR_VCPU_COUNT');
+      return;
+    }
+    await using machine = await hello({ cpus });
+    const run = machine.run();
+    await machine.console.write('q');
+    expect((await run).kind).toBe('powerOff');
+  });
+
   test('a device that closes its machine', async () => {
     const machine = await hello({
       devices: [{ at: { port: LINE_PORT, length: 1 }, device: { read: closeAndAnswer } }],
@@ -125,6 +148,37 @@ describe.each(usableBackends())('a machine on %s', (backend) => {
       return 0;
     }
     expect((await machine.run()).kind).toBe('aborted');
+  });
+});
+
+describe('console output', () => {
+  // On soft: no backend matters here, and a million exits take a while where KVM interprets.
+  const printing = (lines: number) =>
+    Machine.create({ kernel: printer(lines), memory: '16M', backend: 'soft' });
+
+  test('a guest that prints faster than it is read waits, and nothing is lost', async () => {
+    // Prints 3 MiB of counted lines of 16 bytes on the debug console, then powers off.
+    const lines = (3 << 20) / 16;
+    await using machine = await printing(lines);
+    const reader = machine.console.readable.getReader();
+    const run = machine.run();
+    // Long enough for a guest that does not wait to print everything.
+    await new Promise((later) => setTimeout(later, 300));
+    let read = 0;
+    let last = '';
+    for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+      read += chunk.value.length;
+      last = (last + Buffer.from(chunk.value).toString('latin1')).slice(-16);
+    }
+    expect(await run).toEqual({ kind: 'powerOff', status: 0 });
+    expect(read).toBe(lines * 16);
+    expect(last).toBe('0123456789abcde\n');
+  });
+
+  test('an abort ends a guest that waits for a reader', async () => {
+    await using machine = await printing(1 << 20);
+    machine.console.readable;
+    expect((await machine.run({ signal: AbortSignal.timeout(300) })).kind).toBe('timedOut');
   });
 });
 

@@ -92,3 +92,14 @@ function enterLongMode(vm: Vm, vcpu: Vcpu): void {
     ...{ cr0: 0x8000_0033n, cr3: BigInt(pml4), cr4: 0x620n, efer: 0x500n },
   };
 }
+
+/** A multiboot 1 program with these instructions, entered in 32-bit protected mode. */
+export function multiboot(code: readonly number[]): Buffer {
+  const load = 0x10_0000;
+  const flags = 0x1_0000; // the header says where everything goes
+  const header = [0x1bad_b002, flags, -(0x1bad_b002 + flags) >>> 0, load, load, 0, 0, load + 32];
+  return Buffer.concat([new Uint8Array(Uint32Array.from(header).buffer), Buffer.from(code)]);
+}
+
+/** mov dx, 0x600; mov al, S5 and sleep; out dx, al; hlt */
+export const POWER_OFF = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4];
