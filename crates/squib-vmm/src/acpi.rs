@@ -1,11 +1,11 @@
 //! ACPI tables: how an operating system finds processors, interrupt controllers, the console and the
 //! power switch.
 //!
-//! The board is a "hardware-reduced" one (ACPI 6.5, 4.1): it has none of the fixed PM1 registers and no SCI, and sleep and
-//! reset are one register each. Linux takes that as "no PIC, no PIT, no legacy hardware to probe", which
-//! saves it the timer check and the probing of ports, and time comes from the paravirtual clock and
-//! the local APIC's TSC deadline, as it does on cloud machines. The 8259 and the 8254 are still there for guests that
-//! come without ACPI. See `docs/design/acpi.md`.
+//! The board is a "hardware-reduced" one (ACPI 6.5, 4.1): it has none of the fixed PM1 registers and no SCI, and
+//! sleep and reset are one register each. Linux takes that as "no PIC, no PIT, no legacy hardware to probe", which
+//! saves it the timer check and the probing of ports, and time comes from the paravirtual clock and the local
+//! APIC's TSC deadline, as it does on cloud machines. The 8259 and the 8254 are still there for guests that come
+//! without ACPI. See `docs/design/acpi.md`.
 
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};

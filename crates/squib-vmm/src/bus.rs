@@ -5,9 +5,9 @@
 //! sees that the number has moved. So a look-up takes no lock, and none is held while a device handles an
 //! access.
 //!
-//! What [`Bus::map`] or [`Bus::unmap`] changed holds for every access that begins after it returned. An access under way finishes with the
-//! device it began with, so a device may unmap itself, and is dropped when no vCPU looks at the old map any
-//! more, at the latest at each one's next exit.
+//! What [`Bus::map`] or [`Bus::unmap`] changed holds for every access that begins after it returned. An access
+//! under way finishes with the device it began with, so a device may unmap itself. It is dropped when no vCPU
+//! holds the old map any more: each lets go of it at its next access.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,7 @@
 //! The console: COM1 and the debug console ports on the guest's side, two queues on the other.
 //!
-//! The embedder is not called for each byte: it is told once that output waits, and takes all there is when it gets round to it.
+//! The embedder is not called for each byte: it is told once that output waits, and takes all there is when it
+//! gets round to it. See `docs/design/acpi.md` for why input waits too.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,8 @@ pub const OUTPUT_CAPACITY: usize = 1 << 20;
 pub const INPUT_CAPACITY: usize = 64 << 10;
 
 /// Is told what happens at the console. Called on the thread of the vCPU whose access it was, with no lock held;
-/// it may call the [`Console`]. While it does not return the guest waits, which is how an embedder can slow down a guest
-/// that prints faster than anybody reads.
+/// it may call the [`Console`]. While it does not return the guest waits, which is how an embedder can slow down
+/// a guest that prints faster than anybody reads.
 pub trait ConsoleListener: Send + Sync {
     /// Output waits: there was none before, or there is as much as there may be.
     fn output(&self);
@@ -74,8 +75,8 @@ mod register {
     pub(super) const DATA_READY: u8 = 1 << 0;
 }
 
-/// Reads of the line status, one after another, from which on a guest counts as polling for input: one that transmits
-/// reads it once or twice.
+/// Reads of the line status, one after another, from which on a guest counts as polling for input: one that
+/// transmits reads it once or twice.
 const POLLS: u8 = 16;
 
 impl Com1 {
@@ -92,8 +93,8 @@ impl Com1 {
         enabled || self.polls >= POLLS
     }
 
-    /// Puts back into the queue what the guest has received but not read. Drivers empty the receiver while they set it
-    /// up, to be rid of noise on the line; here there is none, and who typed early would miss the beginning.
+    /// Puts back into the queue what the guest has received but not read. Drivers empty the receiver while they
+    /// set it up, to be rid of noise on the line; here there is none, and who typed early would miss the beginning.
     fn take_back(&mut self) {
         if self.has(register::LINE_CONTROL, register::DIVISOR_ACCESS)
             || self.has(register::MODEM_CONTROL, register::LOOPBACK)
@@ -107,8 +108,8 @@ impl Com1 {
         unread.into_iter().rev().for_each(|byte| self.input.push_front(byte));
     }
 
-    /// Moves input on as far as the guest takes it, and brings the interrupt line up to date. Returns whether there
-    /// is room in a queue that was too small before.
+    /// Moves input on as far as the guest takes it, and brings the interrupt line up to date. Returns whether
+    /// there is room in a queue that was too small before.
     fn update(&mut self) -> Result<bool> {
         if !self.input.is_empty() && self.uart.room() != 0 && self.listens() {
             while self.uart.room() != 0

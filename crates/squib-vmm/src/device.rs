@@ -65,8 +65,8 @@ pub trait Host {
     /// As [`Device::write`].
     fn write(&mut self, device: u32, offset: u64, width: u8, value: u64) -> Result<Action>;
 
-    /// The guest waits for an interrupt. Returns when [`Waker::wake`](squib_core::Waker::wake) was called since the last call, or when
-    /// the VM's clock has come to `deadline_ns`; early is harmless.
+    /// The guest waits for an interrupt. Returns when [`Waker::wake`](squib_core::Waker::wake) was called since
+    /// the last call, or when the VM's clock has come to `deadline_ns`; early is harmless.
     fn idle(&mut self, deadline_ns: Option<u64>) -> Idle;
 }
 

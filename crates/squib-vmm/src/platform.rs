@@ -20,7 +20,8 @@
 //! | `0xfec0_0000` | I/O APIC, inside the backend                                                    |
 //! | `0xfee0_0000` | local APICs, inside the backend                                                 |
 //!
-//! There is no PCI: its configuration ports `0xcf8`–`0xcff` are empty and read as all ones, by which a guest sees that.
+//! There is no PCI: its configuration ports `0xcf8`–`0xcff` are empty and read as all ones, by which a guest sees
+//! that.
 
 use std::ops::Range;
 

@@ -68,9 +68,9 @@ impl VcpuLoop {
     /// something happens that its devices do not settle.
     ///
     /// # Errors
-    /// A device's error, [`ErrorCode::AccessWidth`] from a backend that makes impossible accesses, or an error of [`Vcpu::run`].
-    /// After a device's error its access is completed, a read with all bits set, so that the guest is
-    /// in a consistent state and can be run again.
+    /// A device's error, [`ErrorCode::AccessWidth`] from a backend that makes impossible accesses, or an error
+    /// of [`Vcpu::run`]. After a device's error its access is completed, a read with all bits set, so that the
+    /// guest is in a consistent state and can be run again.
     pub fn run(&mut self, mut entry: VmEntry, host: &mut dyn Host) -> Result<Stop> {
         loop {
             let exit = self.vcpu.run(entry)?;
