@@ -56,6 +56,11 @@ export declare class NativeMemory {
   setNumber(addr: number, width: number, value: number): void
   /** Writes 8 bytes, little-endian. */
   setBigint(addr: number, value: bigint): void
+  /**
+   * Lets go of the RAM, and takes it away from these windows, which must be all. Without that it would stay
+   * until JavaScript collects its garbage.
+   */
+  close(windows: ArrayBuffer[]): void
 }
 
 /** A vCPU. `ts/vcpu.ts` is its face. */

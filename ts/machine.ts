@@ -222,6 +222,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     this.console.end();
     this.#devices.close();
     guard(() => this.#native.close());
+    this.memory.close();
   }
 
   /** Closes the machine and waits until its threads have ended. */

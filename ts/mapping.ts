@@ -9,8 +9,8 @@ export interface DeviceMapping extends Disposable {
   unmap(): void;
 }
 
-/** The part of the addon that has buses. */
-interface Buses {
+/** What has the buses: a part of the addon, or of the WebAssembly module. */
+export interface Buses {
   mapPorts(name: string, base: number, length: number, device: number): void;
   mapMmio(name: string, base: number, length: number, device: number): void;
   unmapPorts(base: number): void;

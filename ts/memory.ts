@@ -27,7 +27,7 @@ interface Window {
  */
 export class Memory {
   readonly #native: NativeMemory;
-  readonly #windows: Window[];
+  #windows: Window[];
   /** @internal Refuses to go on after the VM was closed. */
   readonly check: () => void;
   /** The runs of RAM, ascending. */
@@ -42,6 +42,12 @@ export class Memory {
       address,
       bytes: new Uint8Array(buffer),
     }));
+  }
+
+  /** @internal Gives the RAM back now, not when JavaScript collects its garbage. */
+  close(): void {
+    guard(() => this.#native.close(this.#windows.map(({ bytes }) => bytes.buffer as ArrayBuffer)));
+    this.#windows = [];
   }
 
   /** Bytes of RAM in all. */

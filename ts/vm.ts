@@ -101,7 +101,9 @@ export class Vm implements Disposable, AsyncDisposable {
    * further calls change nothing. A device may call this while it answers.
    */
   close(): void {
-    if (this.#devices.close()) guard(() => this.#native.close());
+    if (!this.#devices.close()) return;
+    guard(() => this.#native.close());
+    this.memory.close();
   }
 
   [Symbol.dispose](): void {

@@ -4,10 +4,11 @@
  */
 import './dispose.js';
 import type { MsrReason, NativeMemory, Registers, SystemEventKind, VmEntry, VmExit } from './binding.cjs';
-import { type Device, type DeviceRange, DeviceTable } from './device.js';
+import type { Device, DeviceRange, DeviceTable } from './device.js';
 import { SquibError, toSquibError } from './errors.js';
+import { type Buses, DeviceMap, type DeviceMapping } from './mapping.js';
 import { Memory } from './memory.js';
-import { type Address, byteSize, u64, whole } from './numbers.js';
+import { type Address, byteSize, u64 } from './numbers.js';
 
 /** What every engine has; the DOM's types would bring the rest of a browser along. */
 declare namespace WebAssembly {
@@ -85,9 +86,9 @@ export class WasmEngine {
   /** Makes a VM without vCPU and devices. */
   createVm({ memory }: { readonly memory: Address | string }): WasmVm {
     const number = this.call((exports) => exports.squib_create(BigInt(byteSize(memory))));
-    const devices = new DeviceTable();
+    const devices = new DeviceMap();
     const record = this.call((exports) => exports.squib_record(number));
-    this.#devices.set(record, devices);
+    this.#devices.set(record, devices.table);
     return new WasmVm(this, number, devices, () => this.#devices.delete(record));
   }
 
@@ -145,58 +146,35 @@ export class WasmEngine {
 export class WasmVm implements Disposable {
   readonly #engine: WasmEngine;
   readonly #number: number;
-  readonly #devices: DeviceTable;
+  readonly #devices: DeviceMap;
   readonly #forget: () => void;
-  #closed = false;
-  readonly #isClosed = () => this.#closed;
   /** Guest RAM. */
   readonly memory: Memory;
 
   /** @internal */
-  constructor(engine: WasmEngine, number: number, devices: DeviceTable, forget: () => void) {
+  constructor(engine: WasmEngine, number: number, devices: DeviceMap, forget: () => void) {
     this.#engine = engine;
     this.#number = number;
     this.#devices = devices;
     this.#forget = forget;
-    this.memory = new Memory(new WasmMemory(engine, number), this.#isClosed);
+    this.memory = new Memory(new WasmMemory(engine, number), devices.check);
   }
 
   /** Makes the vCPU; `ERR_VCPU_COUNT` when it exists. */
   createVcpu(): WasmVcpu {
-    this.#open();
+    this.#devices.check();
     this.#engine.call((exports) => exports.squib_create_vcpu(this.#number));
-    return new WasmVcpu(this.#engine, this.#number, this.#devices, this.#isClosed);
+    return new WasmVcpu(this.#engine, this.#number, this.#devices);
   }
 
-  /** Gives a range of ports or addresses to `device`, and returns what takes it away again. */
-  map(range: DeviceRange, device: Device): Disposable {
-    this.#open();
-    const ports = 'port' in range ? 1 : 0;
-    const base = BigInt(whole('port' in range ? range.port : range.address, ports ? 'a port' : 'an address'));
-    const length = BigInt(whole(range.length, 'a length'));
-    const name = device.name ?? `${ports ? 'port' : 'mmio'} 0x${base.toString(16)}`;
-    const id = this.#devices.add(name, device);
-    try {
-      const text = new TextEncoder().encode(name);
-      this.#engine.call((exports) => exports.squib_map(this.#number, ports, base, length, id), text);
-    } catch (error) {
-      this.#devices.remove(id);
-      throw error;
-    }
-    let mapped = true;
-    const unmap = () => {
-      if (!mapped) return;
-      mapped = false;
-      this.#devices.remove(id);
-      if (!this.#closed) this.#engine.call((exports) => exports.squib_unmap(this.#number, ports, base));
-    };
-    return { [Symbol.dispose]: unmap };
+  /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
+  map(range: DeviceRange, device: Device): DeviceMapping {
+    return this.#devices.map(new WasmBuses(this.#engine, this.#number), range, device);
   }
 
   /** Ends a run under way, and frees the VM. Further calls change nothing; a device may call this while it answers. */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    if (!this.#devices.close()) return;
     this.#engine.call((exports) => {
       exports.squib_close(this.#number);
       return 0;
@@ -207,25 +185,19 @@ export class WasmVm implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
-
-  #open(): void {
-    if (this.#closed) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
-  }
 }
 
 /** The vCPU of a {@link WasmVm}. It runs on the thread that calls it; give it a budget to keep a page alive. */
 export class WasmVcpu {
   readonly #engine: WasmEngine;
   readonly #vm: number;
-  readonly #devices: DeviceTable;
-  readonly #isClosed: () => boolean;
+  readonly #devices: DeviceMap;
 
   /** @internal */
-  constructor(engine: WasmEngine, vm: number, devices: DeviceTable, isClosed: () => boolean) {
+  constructor(engine: WasmEngine, vm: number, devices: DeviceMap) {
     this.#engine = engine;
     this.#vm = vm;
     this.#devices = devices;
-    this.#isClosed = isClosed;
   }
 
   /** Loads a flat binary, or else a kernel by its headers, and puts the vCPU at its first instruction. */
@@ -242,9 +214,9 @@ export class WasmVcpu {
       exit = this.#call((exports) => exports.squib_run(this.#vm, kind, length, value));
     } catch (error) {
       const plain = toSquibError(error);
-      throw (plain.code === 'ERR_DEVICE_FAILED' && this.#devices.takeFailure(0)) || plain;
+      throw (plain.code === 'ERR_DEVICE_FAILED' && this.#devices.table.takeFailure(0)) || plain;
     }
-    if (this.#isClosed()) throw new SquibError('ERR_CLOSED', 'the VM was closed during the run');
+    this.#devices.check();
     const text = this.#engine.text();
     const words = this.#engine.bytes(
       this.#call((exports) => exports.squib_words(this.#vm)),
@@ -282,8 +254,40 @@ export class WasmVcpu {
   }
 
   #call(f: (exports: Exports) => number, input?: Uint8Array): number {
-    if (this.#isClosed()) throw new SquibError('ERR_CLOSED', 'the VM has been closed');
+    this.#devices.check();
     return this.#engine.call(f, input);
+  }
+}
+
+/** The buses behind the module's exports. */
+class WasmBuses implements Buses {
+  constructor(
+    private readonly engine: WasmEngine,
+    private readonly vm: number,
+  ) {}
+
+  mapPorts(name: string, base: number, length: number, device: number): void {
+    this.#map(1, name, base, length, device);
+  }
+
+  mapMmio(name: string, base: number, length: number, device: number): void {
+    this.#map(0, name, base, length, device);
+  }
+
+  unmapPorts(base: number): void {
+    this.engine.call((exports) => exports.squib_unmap(this.vm, 1, BigInt(base)));
+  }
+
+  unmapMmio(base: number): void {
+    this.engine.call((exports) => exports.squib_unmap(this.vm, 0, BigInt(base)));
+  }
+
+  #map(ports: number, name: string, base: number, length: number, device: number): void {
+    const text = new TextEncoder().encode(name);
+    this.engine.call(
+      (exports) => exports.squib_map(this.vm, ports, BigInt(base), BigInt(length), device),
+      text,
+    );
   }
 }
 
@@ -306,6 +310,9 @@ class WasmMemory implements NativeMemory {
   windows(): [] {
     return [];
   }
+
+  /** The module frees the RAM with the VM. */
+  close(): void {}
 
   read(address: number, length: number): Uint8Array {
     this.engine.call((exports) => exports.squib_memory_read(this.vm, BigInt(address), length));

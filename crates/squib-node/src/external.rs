@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 
-use napi::bindgen_prelude::{FromNapiValue, Unknown};
+use napi::bindgen_prelude::{FromNapiValue, JsValue, Unknown};
 use napi::{Env, check_status, sys};
 
 /// An `ArrayBuffer` over `len` bytes at `data`, or `None` where this JavaScript engine allows none over
@@ -47,6 +47,15 @@ pub(crate) unsafe fn array_buffer<T: Send + 'static>(
     check_status!(status, "cannot make an ArrayBuffer over guest memory")?;
     // SAFETY: `value` is a live handle of this environment's current scope.
     unsafe { Unknown::from_napi_value(env.raw(), value) }.map(Some)
+}
+
+/// Takes its memory away from an `ArrayBuffer`, whose owner is let go soon.
+pub(crate) fn detach(env: Env, buffer: Unknown<'_>) -> napi::Result<()> {
+    // SAFETY: the environment and the handle are of the call that we are in; what is no `ArrayBuffer` is refused.
+    check_status!(
+        unsafe { sys::napi_detach_arraybuffer(env.raw(), buffer.raw()) },
+        "cannot detach an ArrayBuffer"
+    )
 }
 
 extern "C" fn release<T>(_env: sys::napi_env, _data: *mut c_void, hint: *mut c_void) {

@@ -4,13 +4,14 @@
 //! because the backend must hear of those to code.
 #![allow(unsafe_code, reason = "ArrayBuffers over guest RAM")]
 
+use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use napi::Env;
 use napi::bindgen_prelude::{BigInt, Uint8Array, Unknown};
 use napi_derive::napi;
-use squib_core::{ErrorCode, GuestMemory};
+use squib_core::{ErrorCode, GuestMemory, Region};
 
 use crate::error::{Result, node_api, refuse, thrown};
 use crate::number::{whole, word};
@@ -40,12 +41,20 @@ pub struct MemoryWindow {
 /// The RAM of a VM.
 #[napi]
 pub struct NativeMemory {
-    memory: Arc<GuestMemory>,
+    /// Empty after the VM was closed.
+    memory: RefCell<Option<Arc<GuestMemory>>>,
 }
 
 impl NativeMemory {
     pub(crate) fn new(memory: Arc<GuestMemory>) -> Self {
-        Self { memory }
+        Self { memory: RefCell::new(Some(memory)) }
+    }
+
+    fn get(&self) -> Result<Arc<GuestMemory>> {
+        match &*self.memory.borrow() {
+            Some(memory) => Ok(memory.clone()),
+            None => refuse(ErrorCode::Closed, "the VM has been closed"),
+        }
     }
 }
 
@@ -58,18 +67,18 @@ fn address(value: f64) -> Result<u64> {
 impl NativeMemory {
     /// The regions, ascending.
     #[napi(catch_unwind)]
-    pub fn regions(&self) -> Vec<MemoryRegion> {
-        let region =
-            |r: &squib_core::Region| MemoryRegion { address: r.guest_addr() as f64, length: r.len() as f64 };
-        self.memory.regions().iter().map(region).collect()
+    pub fn regions(&self) -> Result<Vec<MemoryRegion>> {
+        let region = |r: &Region| MemoryRegion { address: r.guest_addr() as f64, length: r.len() as f64 };
+        Ok(self.get()?.regions().iter().map(region).collect())
     }
 
     /// Windows over all RAM, or none where the engine allows no foreign memory. To be called once: two
     /// `ArrayBuffer`s over the same memory are not allowed.
     #[napi(catch_unwind)]
     pub fn windows(&self, env: Env) -> Result<Vec<MemoryWindow>> {
+        let memory = self.get()?;
         let mut windows = Vec::new();
-        for region in self.memory.regions() {
+        for region in memory.regions() {
             let mut offset = 0;
             while offset < region.len() {
                 let len = WINDOW.min(region.len() - offset);
@@ -80,7 +89,7 @@ impl NativeMemory {
                 // SAFETY: `start` and `len` lie inside the region, which the memory that the buffer keeps alive
                 // owns, and which nothing borrows as a slice.
                 let buffer =
-                    unsafe { crate::external::array_buffer(env, start, len as usize, self.memory.clone()) };
+                    unsafe { crate::external::array_buffer(env, start, len as usize, memory.clone()) };
                 match buffer.map_err(|e| node_api(&e))? {
                     Some(buffer) => {
                         let address = (region.guest_addr() + offset) as f64;
@@ -99,27 +108,28 @@ impl NativeMemory {
     pub fn read(&self, addr: f64, length: f64) -> Result<Uint8Array> {
         let (addr, length) = (address(addr)?, address(length)?);
         // Checked first, so that a wild length allocates nothing.
-        if !self.memory.contains(addr, length) {
+        let memory = self.get()?;
+        if !memory.contains(addr, length) {
             return refuse(
                 ErrorCode::MemoryRange,
                 format!("guest-physical range {addr:#x}+{length:#x} is not RAM"),
             );
         }
         let mut out = vec![0; length as usize];
-        self.memory.read(addr, &mut out).map_err(|e| thrown(&e))?;
+        memory.read(addr, &mut out).map_err(|e| thrown(&e))?;
         Ok(out.into())
     }
 
     /// Copies `data` in.
     #[napi(catch_unwind)]
     pub fn write(&self, addr: f64, data: Uint8Array) -> Result<()> {
-        self.memory.write(address(addr)?, &data).map_err(|e| thrown(&e))
+        self.get()?.write(address(addr)?, &data).map_err(|e| thrown(&e))
     }
 
     /// Sets `length` bytes to `byte`.
     #[napi(catch_unwind)]
     pub fn fill(&self, addr: f64, byte: u8, length: f64) -> Result<()> {
-        self.memory.fill(address(addr)?, byte, address(length)?).map_err(|e| thrown(&e))
+        self.get()?.fill(address(addr)?, byte, address(length)?).map_err(|e| thrown(&e))
     }
 
     /// Writes the low `width` (1, 2 or 4) bytes of `value`, little-endian.
@@ -129,13 +139,27 @@ impl NativeMemory {
         let Some(bytes) = bytes.get(..width as usize) else {
             return refuse(ErrorCode::AccessWidth, format!("a number has 1, 2 or 4 bytes, not {width}"));
         };
-        self.memory.write(address(addr)?, bytes).map_err(|e| thrown(&e))
+        self.get()?.write(address(addr)?, bytes).map_err(|e| thrown(&e))
     }
 
     /// Writes 8 bytes, little-endian.
     #[napi(catch_unwind)]
     pub fn set_bigint(&self, addr: f64, value: BigInt) -> Result<()> {
         let bytes = word(&value, ErrorCode::InvalidArgument)?.to_le_bytes();
-        self.memory.write(address(addr)?, &bytes).map_err(|e| thrown(&e))
+        self.get()?.write(address(addr)?, &bytes).map_err(|e| thrown(&e))
+    }
+    /// Lets go of the RAM, and takes it away from these windows, which must be all. Without that it would stay
+    /// until JavaScript collects its garbage.
+    #[napi(catch_unwind)]
+    pub fn close(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "ArrayBuffer[]")] windows: Vec<Unknown>,
+    ) -> Result<()> {
+        self.memory.borrow_mut().take();
+        for window in windows {
+            crate::external::detach(env, window).map_err(|e| node_api(&e))?;
+        }
+        Ok(())
     }
 }
