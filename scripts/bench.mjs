@@ -34,7 +34,7 @@ async function demoGuest() {
 const guest = wants('boot') && !given.includes('--kernel') ? await demoGuest() : [];
 run('cargo', ['run', '--release', '--quiet', '-p', 'squib-bench', '--', ...given, ...guest]);
 if (wants('exits')) {
-  run(process.execPath, ['benches/devices.mjs']);
+  run(process.execPath, ['scripts/bench-devices.mjs']);
   console.log();
   run('cargo', ['bench', '--quiet', '-p', 'squib-kvm']);
 }
