@@ -14,6 +14,7 @@ pub mod fuzzing;
 #[cfg(not(target_family = "wasm"))]
 pub mod host;
 mod irq;
+pub mod linux;
 pub mod machine;
 pub mod milestones;
 pub mod outcome;
