@@ -3,7 +3,10 @@
 //! Guest memory is shared between vCPU threads, devices and the embedder, as RAM is. It is therefore only
 //! reached through raw pointers and copied in and out, never borrowed as a slice. See
 //! `docs/design/memory.md`.
-#![allow(unsafe_code, reason = "guest RAM is shared with running vCPUs, so it is copied through raw pointers")]
+#![allow(
+    unsafe_code,
+    reason = "guest RAM is shared with running vCPUs, so it is copied through raw pointers"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -50,7 +53,10 @@ unsafe impl Sync for Region {}
 impl Region {
     fn new(guest_addr: u64, len: u64) -> Result<Self> {
         let too_large = || {
-            Error::new(ErrorCode::OutOfMemory, format!("the host cannot give {len} bytes of guest memory; ask for less"))
+            Error::new(
+                ErrorCode::OutOfMemory,
+                format!("the host cannot give {len} bytes of guest memory; ask for less"),
+            )
         };
         // Aligning by hand keeps the allocator on its zero-pages-on-demand path: an aligned `alloc_zeroed`
         // would clear every byte at once. Large regions are aligned for huge pages.
@@ -112,7 +118,9 @@ impl GuestMemory {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE) || size > MAX_RAM {
             return Err(Error::new(
                 ErrorCode::MemorySize,
-                format!("a guest cannot have {size} bytes of memory: give a multiple of {PAGE_SIZE} from {PAGE_SIZE} to {MAX_RAM}"),
+                format!(
+                    "a guest cannot have {size} bytes of memory: give a multiple of {PAGE_SIZE} from {PAGE_SIZE} to {MAX_RAM}"
+                ),
             ));
         }
         let low = size.min(LOW_RAM_END);
@@ -136,10 +144,13 @@ impl GuestMemory {
         }
         for &(addr, len) in &ranges {
             let aligned = addr.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
-            if !aligned || len == 0 || len > MAX_RAM || addr.checked_add(len).is_none_or(|end| end > 1 << 52) {
+            if !aligned || len == 0 || len > MAX_RAM || addr.checked_add(len).is_none_or(|end| end > 1 << 52)
+            {
                 return Err(Error::new(
                     ErrorCode::MemorySize,
-                    format!("memory region {addr:#x}+{len:#x} is not page-aligned, empty, or beyond 52 address bits"),
+                    format!(
+                        "memory region {addr:#x}+{len:#x} is not page-aligned, empty, or beyond 52 address bits"
+                    ),
                 ));
             }
         }
@@ -168,14 +179,20 @@ impl GuestMemory {
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] when there is one already.
     pub fn observe_code_writes(&self, observer: Arc<dyn CodeWriteObserver>) -> Result<()> {
-        self.observer
-            .set(observer)
-            .map_err(|_| Error::new(ErrorCode::InvalidArgument, "this memory already belongs to a VM; make one memory for each VM"))
+        self.observer.set(observer).map_err(|_| {
+            Error::new(
+                ErrorCode::InvalidArgument,
+                "this memory already belongs to a VM; make one memory for each VM",
+            )
+        })
     }
 
     /// The region and offset that hold `addr`.
     pub fn find(&self, addr: u64) -> Option<(&Region, u64)> {
-        self.regions.iter().find(|r| addr.wrapping_sub(r.guest_addr) < r.len).map(|r| (r, addr - r.guest_addr))
+        self.regions
+            .iter()
+            .find(|r| addr.wrapping_sub(r.guest_addr) < r.len)
+            .map(|r| (r, addr - r.guest_addr))
     }
 
     /// Whether `len` bytes at `addr` are RAM. An empty range is, if its address is.
@@ -202,7 +219,13 @@ impl GuestMemory {
     pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<()> {
         let (region, offset) = self.chunk(addr, out.len() as u64)?;
         // SAFETY: `chunk` has checked the range, and `out` is host memory that no region overlaps.
-        unsafe { std::ptr::copy_nonoverlapping(region.host.as_ptr().add(offset as usize), out.as_mut_ptr(), out.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                region.host.as_ptr().add(offset as usize),
+                out.as_mut_ptr(),
+                out.len(),
+            )
+        }
         Ok(())
     }
 
@@ -213,7 +236,13 @@ impl GuestMemory {
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<()> {
         let (region, offset) = self.chunk(addr, data.len() as u64)?;
         // SAFETY: as in `read`.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), region.host.as_ptr().add(offset as usize), data.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                data.as_ptr(),
+                region.host.as_ptr().add(offset as usize),
+                data.len(),
+            )
+        }
         self.wrote(region, offset, data.len() as u64);
         Ok(())
     }

@@ -71,6 +71,10 @@ pub struct Cpu {
     pub(crate) interrupt_pending: bool,
     /// Instructions of all quanta so far, `left` included.
     pub(crate) granted: u64,
+    /// An external interrupt that the embedder injected, where there is no local APIC.
+    pub(crate) injected: Option<u8>,
+    /// The embedder wants to know when the guest can take an interrupt.
+    pub(crate) window_wanted: bool,
     /// A non-maskable interrupt waits.
     pub(crate) nmi_pending: bool,
     /// Accesses to model-specific registers that nobody has.
@@ -112,6 +116,8 @@ impl Cpu {
             platform,
             interrupt_pending: false,
             granted: 0,
+            injected: None,
+            window_wanted: false,
             nmi_pending: false,
             unknown_msrs: 0,
             random_state: 0x853c_49e6_748f_ea9b,

@@ -60,6 +60,11 @@ impl Platform {
         Self { controllers, cpu, deadline: None }
     }
 
+    /// Whether there are controllers.
+    pub fn is_present(&self) -> bool {
+        self.controllers.is_some()
+    }
+
     /// Number of the vCPU.
     pub fn cpu(&self) -> usize {
         self.cpu

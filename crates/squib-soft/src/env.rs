@@ -167,7 +167,9 @@ impl Env for Cpu {
     fn leave(&mut self, why: Leave) {
         match why {
             // Nothing waits, so nothing can become deliverable.
-            Leave::Recheck if !self.interrupt_pending && !self.single_stepping() => self.state.shadow = false,
+            Leave::Recheck if !self.interrupt_pending && !self.window_wanted && !self.single_stepping() => {
+                self.state.shadow = false;
+            }
             Leave::Recheck => self.recheck(),
             _ => self.leave = Some(why),
         }

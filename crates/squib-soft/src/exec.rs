@@ -1,6 +1,8 @@
 //! The dispatcher: finds blocks and runs them.
 #![allow(unsafe_code, reason = "blocks are run by pointer while the cache owns them; see `Handler`")]
 
+use iced_x86::Mnemonic as M;
+use squib_core::x86::bits::RFLAGS_TF;
 use squib_x86::{Exception, Stop};
 
 use crate::block::{Block, Key};
@@ -44,6 +46,16 @@ impl Cpu {
             Ok(block) => self.run_block(block),
             Err(e) => Some(Pause::Stop(Stop::Fault(e))),
         }
+    }
+
+    /// Whether the instruction that has just been stepped was INT, INT1, INT3 or INTO. They clear TF, and no single-step
+    /// trap follows them (Intel SDM vol. 3, 18.3.1.4).
+    pub(crate) fn raised_interrupt(&self) -> bool {
+        // SAFETY: the cache frees blocks only between runs.
+        let block = unsafe { self.block.as_ref() };
+        let first = block.and_then(|b| b.insns.first());
+        first.is_some_and(|i| matches!(i.mnemonic, M::Int | M::Int1 | M::Int3 | M::Into))
+            && self.state.sys_flags & RFLAGS_TF == 0
     }
 
     #[inline(always)]

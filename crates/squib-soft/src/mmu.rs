@@ -128,6 +128,7 @@ impl Cpu {
             // SAFETY: `host_for_read` has found 16 bytes of RAM.
             return Ok(u128::from_le(unsafe { host.cast::<u128>().read_unaligned() }));
         }
+        self.check_end(addr, 16).map_err(|e| self.halt(Stop::Fault(e)))?;
         let low = self.load_slow(addr, Size::B8)?;
         let high = self.load_slow(addr.wrapping_add(8), Size::B8)?;
         Ok(u128::from(high) << 64 | u128::from(low))
@@ -169,6 +170,12 @@ impl Cpu {
         } else {
             Ok(addr & 0xffff_ffff)
         }
+    }
+
+    /// Checks the form of the last address of an access, which comes before every page fault.
+    fn check_end(&self, addr: u64, len: u64) -> Result<(), Exception> {
+        self.wrap(addr)?;
+        self.wrap(addr.wrapping_add(len.saturating_sub(1))).map(drop)
     }
 
     /// What is at a physical address.
@@ -228,8 +235,9 @@ impl Cpu {
 
     /// Reads with these rights.
     pub(crate) fn read_with(&mut self, addr: u64, size: Size, access: Access) -> Result<u64, Stop> {
-        let (phys, at) = self.resolve(addr, access)?;
         let here = to_page_end(addr);
+        self.check_end(addr, size.bytes())?;
+        let (phys, at) = self.resolve(addr, access)?;
         if here >= size.bytes() {
             return self.read_physical(phys, at, size.bytes());
         }
@@ -242,8 +250,9 @@ impl Cpu {
 
     /// Writes with these rights.
     pub(crate) fn write_with(&mut self, addr: u64, size: Size, v: u64, access: Access) -> Result<(), Stop> {
-        let (phys, at) = self.resolve(addr, access)?;
         let here = to_page_end(addr);
+        self.check_end(addr, size.bytes())?;
+        let (phys, at) = self.resolve(addr, access)?;
         if here >= size.bytes() {
             return self.write_physical(phys, at, size.bytes(), v);
         }
@@ -255,6 +264,7 @@ impl Cpu {
 
     /// Checks `len` bytes for writing with these rights.
     pub(crate) fn probe_with(&mut self, addr: u64, len: u64, access: Access) -> Result<(), Stop> {
+        self.check_end(addr, len)?;
         self.resolve(addr, access)?;
         let mut done = to_page_end(addr);
         while done < len {
@@ -415,6 +425,16 @@ impl Cpu {
             return Ok(());
         };
         Err(self.halt(Stop::Fault(fault)))
+    }
+
+    /// An access through the stack segment has failed: where the address is at fault, it is a stack fault.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn stack_fault(&mut self, addr: u64, len: u64) -> Halted {
+        if self.stop == Some(Stop::Fault(Exception::GP0)) && self.check_end(addr, len).is_err() {
+            self.stop = Some(Stop::Fault(Exception::SS0));
+        }
+        Halted
     }
 
     /// An unmasked SIMD floating-point exception.

@@ -32,6 +32,15 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Whether an instruction that runs again makes the same access.
+    fn is_repeated_by(&self, again: &Self) -> bool {
+        let same_value = !self.write || self.value == again.value;
+        (self.addr, self.port, self.width, self.write) == (again.addr, again.port, again.width, again.write)
+            && same_value
+    }
+}
+
 /// The accesses of the instruction that runs.
 #[derive(Debug, Default)]
 pub struct Replay {
@@ -48,8 +57,12 @@ impl Replay {
     /// to make, and the instruction has to stop.
     pub fn access(&mut self, access: Access) -> Option<u64> {
         if let Some(done) = self.done[..self.count].get(self.position) {
-            self.position += 1;
-            return Some(done.value);
+            if done.is_repeated_by(&access) {
+                self.position += 1;
+                return Some(done.value);
+            }
+            // Something else runs than what was answered: an interrupt whose stack is a device, say.
+            self.clear();
         }
         self.pending = Some(access);
         None
@@ -65,7 +78,7 @@ impl Replay {
         if let Some(access) = self.pending.take()
             && let Some(slot) = self.done.get_mut(self.count)
         {
-            *slot = Access { value, ..access };
+            *slot = if access.write { access } else { Access { value, ..access } };
             self.count += 1;
         }
     }
@@ -104,8 +117,21 @@ mod tests {
         assert_eq!(r.pending(), Some(write));
         r.complete(0);
         r.rewind();
-        assert_eq!((r.access(read), r.access(write)), (Some(5), Some(0)));
+        assert_eq!((r.access(read), r.access(write)), (Some(5), Some(7)));
         r.clear();
+        assert!(!r.is_active());
+    }
+
+    #[test]
+    fn answers_are_not_given_to_another_access() {
+        let mut r = Replay::default();
+        let read = Access { addr: 0x1000, width: 4, ..Access::default() };
+        assert_eq!(r.access(read), None);
+        r.complete(5);
+        r.rewind();
+        let other = Access { addr: 0x1004, ..read };
+        assert_eq!(r.access(other), None);
+        assert_eq!(r.pending(), Some(other));
         assert!(!r.is_active());
     }
 

@@ -59,6 +59,7 @@ impl X86State for SoftVcpu {
         s.rip = regs.rip;
         s.set_rflags(regs.rflags);
         self.cpu.refresh_mode();
+        self.state_was_set();
         Ok(())
     }
 
@@ -105,6 +106,7 @@ impl X86State for SoftVcpu {
         }
         self.cpu.flush(Flush::All);
         self.cpu.refresh_mode();
+        self.state_was_set();
         Ok(())
     }
 

@@ -135,7 +135,10 @@ pub(crate) fn is_string(m: M) -> bool {
 
 /// Whether an instruction may stop before it is done, so that the flags before it can be seen.
 fn may_stop(i: &Insn) -> bool {
-    i.ops.iter().any(|o| matches!(o, Operand::Mem(_))) && i.mnemonic != M::Lea && i.mnemonic != M::Nop
+    let touches =
+        |o: &Operand<_>| matches!(o, Operand::Mem(_) | Operand::Seg(_) | Operand::Cr(_) | Operand::Dr(_));
+    i.lock
+        || i.ops.iter().any(touches) && i.mnemonic != M::Lea && i.mnemonic != M::Nop
         || !matches!(
             i.mnemonic,
             M::Add

@@ -82,6 +82,13 @@ impl SoftVcpu {
         Ok(())
     }
 
+    /// The embedder has set state: a halted vCPU goes on from there.
+    pub(crate) fn state_was_set(&mut self) {
+        if matches!(self.waiting, Waiting::Halted | Waiting::Shutdown) {
+            self.waiting = Waiting::No;
+        }
+    }
+
     /// Finishes the half-done instruction, if there is one, and nothing else.
     fn complete(&mut self) -> Result<VmExit> {
         if !self.cpu.replay.is_active() {
@@ -106,7 +113,7 @@ impl SoftVcpu {
         if !matches!(pause, Some(Pause::Stop(Stop::Exit))) {
             self.cpu.replay.clear();
         }
-        if trap && !matches!(pause, Some(Pause::Stop(_))) {
+        if trap && !matches!(pause, Some(Pause::Stop(_))) && !self.cpu.raised_interrupt() {
             self.cpu.state.sys_flags &= !RFLAGS_RF;
             let rip = self.cpu.state.rip;
             let single_step = Exception { address: 1 << 14, ..Exception::DB };
@@ -170,10 +177,14 @@ impl SoftVcpu {
         }
     }
 
+    fn interrupts_enabled(&self) -> bool {
+        self.cpu.state.sys_flags & RFLAGS_IF != 0
+    }
+
     /// Whether an interrupt could be taken now.
     fn deliverable(&self) -> bool {
-        self.cpu.nmi_pending && !self.cpu.state.nmi_masked
-            || self.cpu.interrupt_pending && self.cpu.state.sys_flags & RFLAGS_IF != 0
+        let waits = self.cpu.interrupt_pending || self.cpu.injected.is_some();
+        self.cpu.nmi_pending && !self.cpu.state.nmi_masked || waits && self.interrupts_enabled()
     }
 
     /// Takes the most urgent event that can be taken.
@@ -182,6 +193,8 @@ impl SoftVcpu {
             self.cpu.nmi_pending = false;
             self.cpu.state.nmi_masked = true;
             Some(2)
+        } else if let Some(vector) = self.cpu.injected.take() {
+            Some(vector)
         } else {
             let vector = self.cpu.platform.with(Irqchip::acknowledge).flatten();
             self.cpu.note_interrupts();
@@ -264,6 +277,13 @@ impl SoftVcpu {
         loop {
             if let Some(exit) = self.before() {
                 return Ok(exit);
+            }
+            if self.cpu.window_wanted
+                && self.interrupts_enabled()
+                && !self.cpu.state.shadow
+                && !self.cpu.replay.is_active()
+            {
+                return Ok(VmExit::InterruptWindow);
             }
             match self.waiting {
                 Waiting::Halted if self.deliverable() => self.waiting = Waiting::No,
@@ -361,6 +381,27 @@ impl Vcpu for SoftVcpu {
             }
             _ => true,
         }
+    }
+
+    fn inject_interrupt(&mut self, vector: u8) -> Result<()> {
+        if self.cpu.platform.is_present() {
+            return Err(Error::new(
+                ErrorCode::Unsupported,
+                "this VM has interrupt controllers of its own: set an interrupt line or signal an MSI",
+            ));
+        }
+        if !self.interrupts_enabled() || self.cpu.state.shadow || self.cpu.injected.is_some() {
+            return Err(Error::new(
+                ErrorCode::VcpuBusy,
+                "the guest cannot take an interrupt now: request the interrupt window and inject at its exit",
+            ));
+        }
+        self.cpu.injected = Some(vector);
+        Ok(())
+    }
+
+    fn request_interrupt_window(&mut self, wanted: bool) {
+        self.cpu.window_wanted = wanted;
     }
 
     fn inject_nmi(&mut self) -> Result<()> {

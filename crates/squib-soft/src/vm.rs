@@ -25,6 +25,7 @@ const EXITS: ExitSet = ExitSet::of(&[
     ExitKind::Cancelled,
     ExitKind::Completed,
     ExitKind::BudgetSpent,
+    ExitKind::InterruptWindow,
     ExitKind::TripleFault,
     ExitKind::Unsupported,
 ]);

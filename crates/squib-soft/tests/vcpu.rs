@@ -28,10 +28,14 @@ fn start(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> S
 }
 
 fn start_bytes(image: Vec<u8>) -> Started {
+    start_with(image, IrqchipKind::Full)
+}
+
+fn start_with(image: Vec<u8>, irqchip: IrqchipKind) -> Started {
     let guest = Guest { name: "test", about: "a test", mode: Mode::Long64, load_addr: CODE, image };
     let config = VmConfig {
         memory: GuestMemory::new(4 << 20).unwrap(),
-        irqchip: IrqchipKind::Full,
+        irqchip,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
     };
@@ -162,6 +166,44 @@ fn a_budget_is_kept_to_a_block() {
     s.vcpu.set_budget(Some(10)).unwrap();
     assert!(matches!(s.run(VmEntry::Resume), VmExit::BudgetSpent));
     assert!(s.vcpu.instructions().unwrap() >= done + 10);
+}
+
+#[test]
+fn without_controllers_interrupts_are_injected_when_the_window_opens() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut wait = a.create_label();
+    a.sti().unwrap();
+    a.set_label(&mut wait).unwrap();
+    a.inc(eax).unwrap();
+    a.jmp(wait).unwrap();
+    let mut s = start_with(a.assemble(CODE).unwrap(), IrqchipKind::None);
+    assert_eq!(s.vcpu.inject_interrupt(0x40).unwrap_err().code(), ErrorCode::VcpuBusy);
+    s.vcpu.request_interrupt_window(true);
+    let exit = s.run(VmEntry::Resume);
+    assert!(matches!(exit, VmExit::InterruptWindow), "{exit:?}");
+    s.vcpu.request_interrupt_window(false);
+    s.vcpu.inject_interrupt(0x40).unwrap();
+    assert_eq!(s.vcpu.inject_interrupt(0x41).unwrap_err().code(), ErrorCode::VcpuBusy);
+    // There is no IDT, so taking it ends in shutdown: it was taken.
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::TripleFault));
+    let mut with = start(CodeAssembler::hlt);
+    assert_eq!(with.vcpu.inject_interrupt(0x40).unwrap_err().code(), ErrorCode::Unsupported);
+}
+
+#[test]
+fn setting_registers_wakes_a_halted_vcpu() {
+    let mut s = start(|a| {
+        a.inc(eax)?;
+        a.hlt()
+    });
+    s.halt();
+    s.halt();
+    assert_eq!(s.rax(), 1);
+    let mut registers = s.vcpu.x86().unwrap().registers().unwrap();
+    registers.rip = CODE;
+    s.vcpu.x86().unwrap().set_registers(&registers).unwrap();
+    s.halt();
+    assert_eq!(s.rax(), 2);
 }
 
 #[test]

@@ -17,7 +17,9 @@ pub fn linear(state: &CpuState, seg: u8, offset: u64, len: u64, write: bool) -> 
         let base = if index >= sreg::FS { s.base } else { 0 };
         let addr = base.wrapping_add(offset);
         // Canonical is checked where the address is translated, but a stack segment has its own exception.
-        if index == sreg::SS && !crate::system::is_canonical(addr) {
+        let last = addr.wrapping_add(len.saturating_sub(1));
+        let canonical = crate::system::is_canonical;
+        if index == sreg::SS && !(canonical(addr) && canonical(last)) {
             return Err(Exception::SS0);
         }
         return Ok(addr);

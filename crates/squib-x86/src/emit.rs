@@ -140,12 +140,14 @@ pub trait Emit {
     /// Whether a condition holds.
     fn cond(&mut self, cc: Cond) -> Self::C;
 
+    /// Checks that an indirect branch may go there: in 64-bit mode, #GP(0) where the address is not canonical.
+    fn check_target(&mut self, target: Self::V) -> Result<(), Self::Stop>;
     /// Continues at `target`.
     fn jump(&mut self, target: Self::V) -> Result<(), Self::Stop>;
     /// Continues at `target` where `c`, else with the next instruction.
     fn jump_if(&mut self, c: Self::C, target: Self::V) -> Result<(), Self::Stop>;
     /// Calls a helper: an instruction that all tiers leave to the same function; see
-    /// [`helper`](crate::system::helper).
+    /// [`helper`](crate::helper).
     fn helper(&mut self, i: &Insn) -> Result<(), Self::Stop>;
 
     /// Checks that SSE, or with `mmx` MMX, may be used: #UD, #NM or #MF.

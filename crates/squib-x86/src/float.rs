@@ -23,10 +23,9 @@ const RDI: usize = 7;
 /// # Errors
 /// #UD, #NM, #MF, and what memory operands raise.
 pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>> {
-    if let Some(x) = form(i.code) {
-        return Some(arithmetic(env, i, x));
-    }
     Some(match i.mnemonic {
+        // What the 8087 and 80287 had: nothing, and no wait for it (Intel SDM vol. 3, 23.18.3).
+        M::Fneni | M::Fndisi | M::Fnsetpm => check(env),
         M::Wait => wait(env),
         M::Emms => emms(env),
         M::Fldenv | M::Frstor => load_image(env, i),
@@ -34,7 +33,7 @@ pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>>
         M::Ldmxcsr => load_mxcsr(env, i),
         M::Stmxcsr => store_mxcsr(env, i),
         M::Maskmovq | M::Maskmovdqu => masked_store(env, i),
-        _ => return None,
+        _ => return form(i.code).map(|x| arithmetic(env, i, x)),
     })
 }
 
@@ -245,6 +244,9 @@ fn store_mxcsr<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
 }
 
 /// MASKMOVQ and MASKMOVDQU: byte i of the first register goes to DS:rDI where the second's byte i has its sign set.
+///
+/// All of the operand has to be writable, whatever the mask, the upper half first: the manual leaves that to the
+/// processor (Intel SDM vol. 2, "MASKMOVDQU"), and this is what Intel's do.
 fn masked_store<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let (data, mask, mmx) = match i.ops {
         [_, Operand::Mm(a), Operand::Mm(b), _] | [Operand::Mm(a), Operand::Mm(b), ..] => {
@@ -262,16 +264,16 @@ fn masked_store<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let offset = i.addr.trunc(env.state_ref().r[RDI]);
     let bytes = if mmx { 8 } else { 16 };
     let selected = (0..bytes).filter(|n| mask >> (8 * n + 7) & 1 != 0);
-    let at = |env: &E, n: u64| {
+    let at = |env: &E, n: u64, len: u64| {
         let offset = i.addr.trunc(offset.wrapping_add(n));
-        crate::address::linear(env.state_ref(), i.seg, offset, 1, true)
+        crate::address::linear(env.state_ref(), i.seg, offset, len, true)
     };
-    for n in selected.clone() {
-        let addr = at(env, n)?;
-        env.probe_write(addr, 1, Rights::Current)?;
+    for n in (0..bytes / 8).rev().map(|word| 8 * word) {
+        let addr = at(env, n, 8)?;
+        env.probe_write(addr, 8, Rights::Current)?;
     }
     for n in selected {
-        let addr = at(env, n)?;
+        let addr = at(env, n, 1)?;
         env.write(addr, Size::B1, (data >> (8 * n)) as u64 & 0xff, Rights::Current)?;
     }
     if mmx {

@@ -1,5 +1,5 @@
 //! The instructions that every tier leaves to the same function: from a decoded instruction to
-//! [`system`](crate::system), [`string`](crate::string) and [`x87`](crate::x87).
+//! [`system`], [`string`](crate::string) and [`x87`](crate::x87).
 //!
 //! On entry RIP is the address of the following instruction.
 
@@ -74,6 +74,7 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         M::Rdpmc => privileged::rdpmc(),
         M::Clts => control::clts(env),
         M::Lmsw => {
+            supervisor(env)?;
             let value = read(env, i, 0, Size::B2)? as u16;
             control::lmsw(env, value)
         }
@@ -156,10 +157,12 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs => load_far_pointer(env, i),
         M::Lgdt | M::Lidt | M::Sgdt | M::Sidt => descriptor_table(env, i),
         M::Lldt => {
+            supervisor(env)?;
             let selector = read(env, i, 0, Size::B2)? as u16;
             tables::lldt(env, selector)
         }
         M::Ltr => {
+            supervisor(env)?;
             let selector = read(env, i, 0, Size::B2)? as u16;
             tables::ltr(env, selector)
         }
@@ -203,6 +206,12 @@ impl Insn {
             _ => Size::B8,
         }
     }
+}
+
+/// Privileged instructions say so before they look at their operand.
+fn supervisor<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    let state = env.state_ref();
+    if state.protected() && !state.v86() && state.cpl != 0 { Err(Exception::GP0.into()) } else { Ok(()) }
 }
 
 /// The linear address of a memory operand.
@@ -475,34 +484,33 @@ fn leave<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// ENTER (Intel SDM vol. 2, "ENTER").
+/// ENTER (Intel SDM vol. 2, "ENTER"). What it pushes before it faults stays below the stack.
 fn enter<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let size = i.stack;
     let space = read(env, i, 0, Size::B2)?;
     let level = read(env, i, 1, Size::B1)? & 31;
     let width = env.state_ref().stack_size();
-    let frame = width.trunc(env.state_ref().r[RSP].wrapping_sub(size.bytes()));
-    let mut values = [0; 33];
-    let mut count = 0;
-    let mut add = |v| {
-        values[count] = v;
-        count += 1;
+    let mut sp = width.trunc(env.state_ref().r[RSP]);
+    let mut push = |env: &mut E, v: u64| {
+        sp = width.trunc(sp.wrapping_sub(size.bytes()));
+        let addr = address::linear(env.state_ref(), sreg::SS as u8, sp, size.bytes(), true)?;
+        env.write(addr, size, v, Rights::Current).map(|()| sp)
     };
-    add(get(env, RBP, size));
+    let old = get(env, RBP, size);
+    let frame = push(env, old)?;
     for n in 1..level {
         let at = width.trunc(get(env, RBP, width).wrapping_sub(n * size.bytes()));
         let addr = address::linear(env.state_ref(), sreg::SS as u8, at, size.bytes(), false)?;
-        add(env.read(addr, size, Rights::Current)?);
+        let outer = env.read(addr, size, Rights::Current)?;
+        push(env, outer)?;
     }
     if level > 0 {
-        add(size.trunc(frame));
+        push(env, size.trunc(frame))?;
     }
-    let pushed = count as u64 * size.bytes();
-    let sp = width.trunc(env.state_ref().r[RSP].wrapping_sub(pushed).wrapping_sub(space));
+    let sp = width.trunc(sp.wrapping_sub(space));
     // The new top of the stack must be writable too.
     let addr = address::linear(env.state_ref(), sreg::SS as u8, sp, size.bytes(), true)?;
     env.probe_write(addr, size.bytes(), Rights::Current)?;
-    push_many(env, size, &values[..count])?;
     set_sp(env, sp);
     let keep = get(env, RBP, Size::B8);
     let rbp = if width == Size::B2 { keep & !0xffff | frame } else { frame };
@@ -571,6 +579,11 @@ fn compare_exchange_wide<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), S
     let Operand::Mem(m) = i.ops[0] else { return Err(Exception::UD.into()) };
     let size = if i.mnemonic == M::Cmpxchg16b { Size::B8 } else { Size::B4 };
     let len = 2 * size.bytes();
+    let on_stack = usize::from(m.seg) == sreg::SS;
+    if size == Size::B8 && on_stack && offset(env, &m) & 15 != 0 {
+        // Alignment comes before a stack fault; in 64-bit mode, the only one with CMPXCHG16B, SS has no base.
+        return Err(Exception::GP0.into());
+    }
     let addr = linear(env, &m, len, true)?;
     if size == Size::B8 && addr & 15 != 0 {
         return Err(Exception::GP0.into());

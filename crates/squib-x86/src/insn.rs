@@ -126,6 +126,19 @@ fn sreg_number(r: Register) -> u8 {
     }) as u8
 }
 
+/// The segment of a memory operand. In 64-bit mode, prefixes for others than FS and GS are as if they were not there
+/// (Intel SDM vol. 1, 3.4.2.1), and the base register alone says whether it is the stack's.
+fn segment(i: &Instruction, mode: CodeMode) -> u8 {
+    let named = i.memory_segment();
+    let seg = match named {
+        _ if mode != CodeMode::Bits64 => named,
+        Register::FS | Register::GS => named,
+        _ if matches!(i.memory_base(), Register::RSP | Register::RBP) => Register::SS,
+        _ => Register::DS,
+    };
+    sreg_number(seg)
+}
+
 fn gpr_size(r: Register) -> Option<Size> {
     if r.is_gpr() || r.is_segment_register() {
         Size::from_bytes(if r.is_segment_register() { 2 } else { r.size() })
@@ -242,7 +255,7 @@ fn lower(i: &Instruction, mode: CodeMode) -> Insn {
         src_size: sizes[1].unwrap_or(size),
         stack: stack_slot(i, default_addr),
         addr,
-        seg: sreg_number(i.memory_segment()),
+        seg: segment(i, mode),
         rep: if i.has_repne_prefix() {
             Rep::Repne
         } else if i.has_rep_prefix() {
@@ -280,6 +293,9 @@ fn counter_size(code: Code) -> Option<Size> {
 
 fn stack_slot(i: &Instruction, default: Size) -> Size {
     match i.code() {
+        Code::Leavew => Size::B2,
+        Code::Leaved => Size::B4,
+        Code::Leaveq => Size::B8,
         Code::Retnw | Code::Retnw_imm16 | Code::Retfw | Code::Retfw_imm16 | Code::Enterw_imm16_imm8 => {
             Size::B2
         }
@@ -329,7 +345,7 @@ fn memory(i: &Instruction, mode: CodeMode) -> MemRef {
         _ => Size::B4,
     });
     MemRef {
-        seg: sreg_number(i.memory_segment()),
+        seg: segment(i, mode),
         base: if rip_relative { REG_ZERO } else { number(base) },
         index: number(index),
         scale: i.memory_index_scale().trailing_zeros() as u8,

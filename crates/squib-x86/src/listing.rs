@@ -220,6 +220,11 @@ impl Emit for Listing {
         self.temp(format_args!("cond.{cc}"))
     }
 
+    fn check_target(&mut self, target: Value) -> Result<(), Infallible> {
+        self.line(format_args!("check.target {target}"));
+        Ok(())
+    }
+
     fn jump(&mut self, target: Value) -> Result<(), Infallible> {
         self.line(format_args!("jump {target}"));
         Ok(())

@@ -4,7 +4,7 @@
 //! are honoured in between. After each element the registers are right, as the manual wants it at a fault.
 
 use iced_x86::Mnemonic as M;
-use squib_core::x86::bits::{RFLAGS_DF, RFLAGS_ZF};
+use squib_core::x86::bits::{RFLAGS_DF, RFLAGS_TF, RFLAGS_ZF};
 
 use crate::address::linear;
 use crate::env::{Env, Rights};
@@ -20,8 +20,9 @@ const RDX: usize = 2;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
-/// Most elements of one execution.
+/// What one execution may do: bytes moved in bulk count one each, elements moved one by one as many as this.
 const CHUNK: u64 = 4096;
+const ONE_BY_ONE: u64 = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -62,8 +63,10 @@ struct Element<'a> {
 pub fn string<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>> {
     let kind = kind(i.mnemonic)?;
     let down = env.state_ref().sys_flags & RFLAGS_DF != 0;
-    let step = if down { i.size.bytes().wrapping_neg() } else { i.size.bytes() };
-    let e = Element { i, kind, size: i.size, addr: i.addr, step };
+    // The first operand of OUTS is DX; what it moves is the second.
+    let size = if kind == Kind::Outs { i.src_size } else { i.size };
+    let step = if down { size.bytes().wrapping_neg() } else { size.bytes() };
+    let e = Element { i, kind, size, addr: i.addr, step };
     Some(if i.rep == Rep::None { e.one(env) } else { e.repeat(env) })
 }
 
@@ -126,9 +129,10 @@ impl Element<'_> {
                 self.compare(env, acc, v);
             }
             Kind::Cmps => {
+                // The second operand is read first, as processors do.
                 let (from, at) = (self.source(env)?, self.destination(env, false)?);
-                let a = env.read(from, self.size, Rights::Current)?;
                 let b = env.read(at, self.size, Rights::Current)?;
+                let a = env.read(from, self.size, Rights::Current)?;
                 self.compare(env, a, b);
             }
             Kind::Ins => {
@@ -179,8 +183,34 @@ impl Element<'_> {
         Ok(done)
     }
 
+    /// Elements until the count, the condition or the budget ends them. At a fault the flags are those from before the
+    /// instruction, though the other registers tell how far it came (Intel SDM vol. 2, "REP").
     fn repeat<E: Env + ?Sized>(&self, env: &mut E) -> Result<(), Stop> {
-        let mut budget = CHUNK;
+        if matches!(self.kind, Kind::Ins | Kind::Outs) {
+            // Even without elements.
+            let port = env.state_ref().r[RDX] as u16;
+            crate::system::io::check(env, port, self.size)?;
+        }
+        if self.addr == Size::B4 {
+            // The manual does not say what becomes of the upper halves; Intel's processors clear them first.
+            let moved: &[usize] = if matches!(self.kind, Kind::Movs) { &[RCX, RSI, RDI] } else { &[RCX] };
+            let moved = if matches!(self.kind, Kind::Stos) { &[RCX, RDI] } else { moved };
+            for &r in moved {
+                self.advance(env, r, 0);
+            }
+        }
+        let flags = env.state_ref().lazy;
+        // A single-step trap follows each element.
+        let stepped = env.state_ref().sys_flags & RFLAGS_TF != 0;
+        let result = self.elements(env, if stepped { 1 } else { CHUNK });
+        let unfinished = result.is_ok() && env.state_ref().rip == self.i.rip && !stepped;
+        if unfinished || matches!(result, Err(Stop::Fault(_))) {
+            env.state().lazy = flags;
+        }
+        result
+    }
+
+    fn elements<E: Env + ?Sized>(&self, env: &mut E, mut budget: u64) -> Result<(), Stop> {
         loop {
             let left = self.register(env, RCX);
             if left == 0 {
@@ -192,13 +222,15 @@ impl Element<'_> {
                 return Ok(());
             }
             let mut done = self.bulk(env, left.min(budget))?;
+            let mut cost = done;
             if done == 0 {
                 self.one(env)?;
                 done = 1;
+                cost = ONE_BY_ONE;
             }
             self.set_register(env, RCX, left.wrapping_sub(done));
             env.begin_element();
-            budget -= done;
+            budget = budget.saturating_sub(cost);
             if matches!(self.kind, Kind::Scas | Kind::Cmps) {
                 let equal = env.state_ref().lazy.bits() & RFLAGS_ZF != 0;
                 if equal != (self.i.rep == Rep::Rep) {

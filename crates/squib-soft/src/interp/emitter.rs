@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 use squib_x86::emit::{Bin, Cmp, Emit, Un};
 use squib_x86::insn::{Insn, MemRef};
 use squib_x86::simd::{self, VecOp};
+use squib_x86::state::sreg;
+use squib_x86::system::is_canonical;
 use squib_x86::{Cond, Exception, FlagOp, LazyFlags, Size, Stop};
 
 use crate::cpu::{Cpu, Halted};
@@ -18,6 +20,8 @@ use crate::op::Op;
 pub trait MemForm: Copy {
     /// The effective address.
     fn offset(self, cpu: &Cpu) -> u64;
+    /// Whether it lies in the stack segment.
+    fn on_stack(self) -> bool;
     /// The linear address of `len` bytes, after the segment's checks.
     fn linear(self, cpu: &mut Cpu, len: u64, write: bool) -> Result<u64, Halted>;
 }
@@ -40,6 +44,11 @@ impl MemForm for Simple {
     #[inline(always)]
     fn offset(self, cpu: &Cpu) -> u64 {
         cpu.state.r[usize::from(self.base & 31)].wrapping_add(self.disp as u64)
+    }
+
+    #[inline(always)]
+    fn on_stack(self) -> bool {
+        is_stack_register(self.base)
     }
 
     #[inline(always)]
@@ -72,6 +81,11 @@ impl MemForm for Full {
     }
 
     #[inline(always)]
+    fn on_stack(self) -> bool {
+        is_stack_register(self.base)
+    }
+
+    #[inline(always)]
     fn linear(self, cpu: &mut Cpu, _len: u64, _write: bool) -> Result<u64, Halted> {
         Ok(self.offset(cpu).wrapping_add(cpu.state.r[16 + usize::from(self.base >> 5 & 3)]))
     }
@@ -85,10 +99,22 @@ impl MemForm for MemRef {
         self.addr.trunc(sum)
     }
 
+    fn on_stack(self) -> bool {
+        usize::from(self.seg) == sreg::SS
+    }
+
     fn linear(self, cpu: &mut Cpu, len: u64, write: bool) -> Result<u64, Halted> {
         let offset = self.offset(cpu);
-        cpu.segmented(self.seg, offset, len, write)
+        // In 64-bit mode the access itself finds addresses that are not canonical, after it has looked at alignment.
+        let seg = if cpu.flat_stack() && self.on_stack() { sreg::DS as u8 } else { self.seg };
+        cpu.segmented(seg, offset, len, write)
     }
+}
+
+/// Whether a packed base, without another segment's base, is RSP or RBP.
+#[inline(always)]
+const fn is_stack_register(base: u8) -> bool {
+    matches!(base, 4 | 5)
 }
 
 /// A place checked for writing.
@@ -137,6 +163,12 @@ impl<'a, M: MemForm, const FLAGS: bool, const KIND: u8> Interp<'a, M, FLAGS, KIN
     #[inline(always)]
     pub fn new(cpu: &'a mut Cpu) -> Self {
         Self { cpu, mem: PhantomData }
+    }
+
+    /// An access to `len` bytes at `addr` has failed: says how, for the operand's segment.
+    #[inline(always)]
+    fn blame(&mut self, m: M, addr: u64, len: u64, halted: Halted) -> Halted {
+        if m.on_stack() { self.cpu.stack_fault(addr, len) } else { halted }
     }
 }
 
@@ -191,13 +223,13 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     #[inline(always)]
     fn load(&mut self, size: Size, m: M) -> Result<u64, Halted> {
         let addr = m.linear(self.cpu, size.bytes(), false)?;
-        self.cpu.load(addr, size)
+        self.cpu.load(addr, size).map_err(|h| self.blame(m, addr, size.bytes(), h))
     }
 
     #[inline(always)]
     fn store(&mut self, size: Size, m: M, v: u64) -> Result<(), Halted> {
         let addr = m.linear(self.cpu, size.bytes(), true)?;
-        self.cpu.store(addr, size, v)
+        self.cpu.store(addr, size, v).map_err(|h| self.blame(m, addr, size.bytes(), h))
     }
 
     #[inline(always)]
@@ -206,7 +238,7 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
         if let Some(host) = self.cpu.host_for_write(addr, size.bytes()) {
             return Ok(Place::Host(host));
         }
-        self.cpu.check_write(addr, size.bytes())?;
+        self.cpu.check_write(addr, size.bytes()).map_err(|h| self.blame(m, addr, size.bytes(), h))?;
         Ok(Place::Slow(addr))
     }
 
@@ -233,7 +265,7 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     fn push(&mut self, size: Size, v: u64) -> Result<(), Halted> {
         if self.cpu.flat_stack() {
             let sp = self.cpu.state.r[4].wrapping_sub(size.bytes());
-            self.cpu.store(sp, size, v)?;
+            self.cpu.store(sp, size, v).map_err(|_| self.cpu.stack_fault(sp, size.bytes()))?;
             self.cpu.state.r[4] = sp;
             Ok(())
         } else {
@@ -245,7 +277,7 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     fn peek(&mut self, size: Size, base: u8) -> Result<u64, Halted> {
         let offset = self.cpu.state.r[usize::from(base & 15)];
         if self.cpu.flat_stack() {
-            self.cpu.load(offset, size)
+            self.cpu.load(offset, size).map_err(|_| self.cpu.stack_fault(offset, size.bytes()))
         } else {
             self.cpu.peek_segmented(size, offset)
         }
@@ -375,6 +407,14 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     }
 
     #[inline(always)]
+    fn check_target(&mut self, target: u64) -> Result<(), Halted> {
+        if self.cpu.flat_stack() && !is_canonical(target) {
+            return Err(self.cpu.halt(Stop::Fault(Exception::GP0)));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn jump(&mut self, target: u64) -> Result<(), Halted> {
         self.cpu.state.rip = target;
         Ok(())
@@ -425,21 +465,27 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     #[inline(always)]
     fn load_x(&mut self, bytes: u8, aligned: bool, m: M) -> Result<u128, Halted> {
         let addr = m.linear(self.cpu, u64::from(bytes), false)?;
-        if bytes == 16 {
-            return self.cpu.load128(addr, aligned);
-        }
-        let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
-        Ok(u128::from(self.cpu.load(addr, size)?))
+        let loaded = if bytes == 16 {
+            self.cpu.load128(addr, aligned)
+        } else {
+            let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
+            self.cpu.load(addr, size).map(u128::from)
+        };
+        let misaligned = aligned && addr & 15 != 0;
+        loaded.map_err(|h| if misaligned { h } else { self.blame(m, addr, u64::from(bytes), h) })
     }
 
     #[inline(always)]
     fn store_x(&mut self, bytes: u8, aligned: bool, m: M, x: u128) -> Result<(), Halted> {
         let addr = m.linear(self.cpu, u64::from(bytes), true)?;
-        if bytes == 16 {
-            return self.cpu.store128(addr, aligned, x);
-        }
-        let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
-        self.cpu.store(addr, size, size.trunc(x as u64))
+        let stored = if bytes == 16 {
+            self.cpu.store128(addr, aligned, x)
+        } else {
+            let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
+            self.cpu.store(addr, size, size.trunc(x as u64))
+        };
+        let misaligned = aligned && addr & 15 != 0;
+        stored.map_err(|h| if misaligned { h } else { self.blame(m, addr, u64::from(bytes), h) })
     }
 
     #[inline(always)]

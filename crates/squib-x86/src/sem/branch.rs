@@ -31,10 +31,20 @@ pub fn jcc<E: Emit + ?Sized>(e: &mut E, cc: Cond, target: Operand<E::Mem>) -> Re
     e.jump_if(c, target)
 }
 
+/// Where a jump or call goes. Relative ones stay near the code that they are in.
+#[inline(always)]
+fn destination<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<E::V, E::Stop> {
+    let address = e.read(size, target)?;
+    if !matches!(target, Operand::Imm(_)) {
+        e.check_target(address)?;
+    }
+    Ok(address)
+}
+
 /// JMP.
 #[inline(always)]
 pub fn jmp<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<(), E::Stop> {
-    let target = e.read(size, target)?;
+    let target = destination(e, size, target)?;
     e.jump(target)
 }
 
@@ -46,7 +56,7 @@ pub fn call<E: Emit + ?Sized>(
     target: Operand<E::Mem>,
     next: u64,
 ) -> Result<(), E::Stop> {
-    let target = e.read(size, target)?;
+    let target = destination(e, size, target)?;
     let next = e.imm(size.trunc(next));
     e.push(size, next)?;
     e.jump(target)
@@ -56,6 +66,7 @@ pub fn call<E: Emit + ?Sized>(
 #[inline(always)]
 pub fn ret<E: Emit + ?Sized>(e: &mut E, size: Size, extra: Operand<E::Mem>) -> Result<(), E::Stop> {
     let target = e.peek(size, RSP)?;
+    e.check_target(target)?;
     let extra = if let Operand::Imm(n) = extra { n & 0xffff } else { 0 };
     e.drop_stack(size.bytes() + extra);
     e.jump(target)

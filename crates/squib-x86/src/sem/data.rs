@@ -85,7 +85,8 @@ pub fn xchg<E: Emit + ?Sized>(
     e.write(size, src, old)
 }
 
-/// CMPXCHG. The destination is written in either case, as on hardware.
+/// CMPXCHG. A destination in memory is written in either case, as on hardware; registers are only written where they
+/// get a new value, so that otherwise the upper halves of 32-bit ones stay.
 #[inline(always)]
 pub fn cmpxchg<E: Emit + ?Sized>(
     e: &mut E,
@@ -95,23 +96,39 @@ pub fn cmpxchg<E: Emit + ?Sized>(
 ) -> Result<(), E::Stop> {
     let new = e.read(size, src)?;
     let acc = e.get(size, RAX);
-    let wide = e.get(Size::B8, RAX);
-    let mut equal = None;
-    let old = e.modify(size, dst, |e, a| {
-        let c = e.cmp(Cmp::Eq, acc, a);
-        equal = Some(c);
-        e.sel(c, new, a)
-    })?;
-    if let Some(c) = equal {
-        // The accumulator is only written on failure, so a 32-bit success keeps its upper half.
-        let write = if size == Size::B4 { Size::B8 } else { size };
-        let kept = if size == Size::B4 { wide } else { acc };
-        let v = e.sel(c, kept, old);
-        e.set(write, RAX, v);
+    let old = if let Operand::Mem(_) = dst {
+        e.modify(size, dst, |e, a| {
+            let c = e.cmp(Cmp::Eq, acc, a);
+            e.sel(c, new, a)
+        })?
+    } else {
+        e.read(size, dst)?
+    };
+    let equal = e.cmp(Cmp::Eq, acc, old);
+    set_unless(e, equal, size, RAX, old);
+    match dst {
+        Operand::Reg(r) => {
+            let differ = e.cmp(Cmp::Ne, acc, old);
+            set_unless(e, differ, size, r, new);
+        }
+        Operand::High(r) => {
+            let v = e.sel(equal, new, old);
+            e.set_high(r, v);
+        }
+        _ => {}
     }
     let res = e.bin(Bin::Sub, size, acc, old);
     e.flags(FlagOp::Sub, size, res, old);
     Ok(())
+}
+
+/// Sets a register, unless `c`.
+#[inline(always)]
+fn set_unless<E: Emit + ?Sized>(e: &mut E, c: E::C, size: Size, reg: u8, v: E::V) {
+    let whole = if size == Size::B4 { Size::B8 } else { size };
+    let kept = e.get(whole, reg);
+    let v = e.sel(c, kept, v);
+    e.set(whole, reg, v);
 }
 
 /// XADD.

@@ -154,7 +154,7 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
     match i.mnemonic {
         M::Mov if matches!((a, b), (Operand::Seg(_) | Operand::Cr(_) | Operand::Dr(_), _)) => e.helper(i),
         M::Mov if matches!(b, Operand::Seg(_) | Operand::Cr(_) | Operand::Dr(_)) => e.helper(i),
-        M::Mov => data::mov(e, size, a, b),
+        M::Mov | M::Movnti => data::mov(e, size, a, b),
         M::Movzx => data::movzx(e, size, i.src_size, a, b),
         M::Movsx | M::Movsxd => data::movsx(e, size, i.src_size, a, b),
         M::Lea => data::lea(e, size, a, b),
@@ -185,7 +185,9 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
         | M::Sfence
         | M::Mfence => Ok(()),
         M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Prefetch => Ok(()),
-        M::Prefetchwt1 | M::Reservednop | M::Clflush => Ok(()),
+        M::Prefetchwt1 | M::Reservednop => Ok(()),
+        // It needs what a load of a byte needs.
+        M::Clflush => e.read(Size::B1, a).map(drop),
         M::Shld | M::Shrd => shift::double_shift(e, i.mnemonic == M::Shld, size, a, b, c),
         M::Mul => muldiv::mul(e, false, size, a),
         M::Imul if b == Operand::None => muldiv::mul(e, true, size, a),

@@ -133,8 +133,8 @@ pub fn shift<E: Emit + ?Sized>(
     Ok(())
 }
 
-/// SHLD and SHRD. With 16-bit operands and a count above 16 the result is undefined in the manual; here the bits
-/// of the operands follow each other as in a 48-bit word.
+/// SHLD and SHRD. With 16-bit operands and a count above 16 the result is undefined in the manual; here, as on Intel's
+/// processors, the destination follows once more behind the source.
 #[inline(always)]
 pub fn double_shift<E: Emit + ?Sized>(
     e: &mut E,
@@ -154,9 +154,22 @@ pub fn double_shift<E: Emit + ?Sized>(
     let old = e.modify(size, dst, |e, a| {
         let (near, far) = if left { (Bin::Shl, Bin::Shr) } else { (Bin::Shr, Bin::Shl) };
         let rest = e.bin(Bin::Sub, Size::B8, width, count);
-        let own = e.bin(near, size, a, count);
-        let other = e.bin(far, size, b, rest);
-        let both = e.bin(Bin::Or, size, own, other);
+        let both = if size == Size::B2 {
+            let [high, middle] = [(a, 32), (b, 16)].map(|(v, n)| {
+                let n = e.imm(n);
+                e.bin(Bin::Shl, Size::B8, v, n)
+            });
+            let wide = e.bin(Bin::Or, Size::B8, high, middle);
+            let wide = e.bin(Bin::Or, Size::B8, wide, a);
+            let wide = e.bin(near, Size::B8, wide, count);
+            let from = e.imm(if left { 32 } else { 0 });
+            e.bin(Bin::Shr, Size::B8, wide, from)
+        } else {
+            let own = e.bin(near, size, a, count);
+            let other = e.bin(far, size, b, rest);
+            e.bin(Bin::Or, size, own, other)
+        };
+        let both = e.bin(Bin::Or, size, both, zero);
         res = e.sel(moved, both, a);
         res
     })?;

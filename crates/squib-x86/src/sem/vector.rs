@@ -1,6 +1,6 @@
 //! MMX and SSE: how operands reach the operations of [`simd`](crate::simd), and where results go.
 
-use crate::emit::Emit;
+use crate::emit::{Bin, Emit};
 use crate::flags::FlagOp;
 use crate::insn::Operand;
 use crate::simd::{Place, VecInsn};
@@ -41,6 +41,13 @@ pub fn vector<E: Emit + ?Sized>(
         Operand::Mm(r) => e.get_mm(r),
         _ => e.v_to_x(zero),
     };
+    // Without an MMX register among its operands, CVTPI2PS from memory leaves the x87 unit alone.
+    let mmx = matches!(dst, Operand::Mm(_)) || matches!(src, Operand::Mm(_));
+    let stores = matches!(dst, Operand::Mem(_));
+    if mmx && !stores {
+        // Even where a numeric exception keeps the result away.
+        e.enter_mmx();
+    }
     let res = e.vec(v.op, a, b, imm)?;
     match dst {
         Operand::Mem(m) => e.store_x(form.mem, form.aligned, m, res)?,
@@ -51,11 +58,12 @@ pub fn vector<E: Emit + ?Sized>(
         Operand::Xmm(r) => e.set_x(r, res),
         Operand::Reg(r) => {
             let v = e.x_to_v(res);
+            let v = e.bin(Bin::Or, gpr_size(form.dst), v, zero);
             e.set(gpr_size(form.dst), r, v);
         }
         _ => {}
     }
-    if form.mmx {
+    if mmx && stores {
         e.enter_mmx();
     }
     if let Operand::Mm(r) = dst {

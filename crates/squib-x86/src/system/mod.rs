@@ -11,14 +11,14 @@
 //!   manual gives. LOCK prefixes and operand forms that do not exist are the decoder's business.
 //! - **Changed modes.** A function that changes privilege, paging, or how code is decoded calls
 //!   [`Env::mode_changed`]; one that may have unblocked an interrupt calls
-//!   [`Env::leave`]`(`[`Leave::Recheck`](crate::env::Leave::Recheck)`)`.
+//!   [`Env::leave`]`(`[`Leave::Recheck`]`)`.
 //! - **Memory operands** arrive as linear addresses whose segment limits the caller has checked; stacks and
 //!   tables are checked here.
 //!
 //! Sources: Intel SDM vol. 2 (each instruction's "Operation" and exceptions) and vol. 3; where processors of
 //! different makers differ, Intel's way, since that is who CPUID names.
 //!
-//! Left out, as [`Leave::Unsupported`](crate::env::Leave::Unsupported): hardware task switches and virtual-8086
+//! Left out, as [`Leave::Unsupported`]: hardware task switches and virtual-8086
 //! mode. No 64-bit system uses them.
 
 pub mod bits;

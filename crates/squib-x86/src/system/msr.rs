@@ -1,6 +1,6 @@
 //! Model-specific registers (Intel SDM vol. 4; Linux `Documentation/virt/kvm/x86/msr.rst` for the paravirtual clock).
 //!
-//! [`read`] and [`write`] are RDMSR and WRMSR; [`get`] and [`set`] are the same registers for the embedder. What is
+//! [`read`] and [`write()`] are RDMSR and WRMSR; [`get`] and [`set`] are the same registers for the embedder. What is
 //! not here (local APIC, deadline timer, the embedder's own) goes to [`Env::platform_rdmsr`], and #GP where nobody has it.
 
 use squib_core::x86::bits::*;
@@ -366,7 +366,7 @@ pub fn rdmsr<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
 /// The WRMSR instruction.
 ///
 /// # Errors
-/// #GP(0) above ring 0 and as [`write`].
+/// #GP(0) above ring 0 and as [`write()`].
 pub fn wrmsr<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
     privileged::check(env)?;
     let r = &env.state_ref().r;
