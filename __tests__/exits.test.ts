@@ -109,6 +109,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
     const { vm, vcpu } = startGuest(backend, 'spin');
     const run = vcpu.runAsync();
     expect(codeOf(() => vcpu.run())).toBe('ERR_VCPU_BUSY');
+    expect(await codeOfAsync(vcpu.runAsync())).toBe('ERR_VCPU_BUSY');
     expect(codeOf(() => vcpu.registers)).toBe('ERR_VCPU_BUSY');
     setTimeout(() => vcpu.cancel(), 20);
     expect(await run).toEqual({ kind: 'cancelled' });

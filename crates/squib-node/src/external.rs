@@ -52,10 +52,8 @@ pub(crate) unsafe fn array_buffer<T: Send + 'static>(
 /// Takes its memory away from an `ArrayBuffer`, whose owner is let go soon.
 pub(crate) fn detach(env: Env, buffer: Unknown<'_>) -> napi::Result<()> {
     // SAFETY: the environment and the handle are of the call that we are in; what is no `ArrayBuffer` is refused.
-    check_status!(
-        unsafe { sys::napi_detach_arraybuffer(env.raw(), buffer.raw()) },
-        "cannot detach an ArrayBuffer"
-    )
+    let status = unsafe { sys::napi_detach_arraybuffer(env.raw(), buffer.raw()) };
+    check_status!(status, "cannot detach an ArrayBuffer")
 }
 
 extern "C" fn release<T>(_env: sys::napi_env, _data: *mut c_void, hint: *mut c_void) {

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use napi::bindgen_prelude::{BigInt, Either, Object, Uint8Array};
 use napi::{Env, JsDeferred};
@@ -11,7 +12,7 @@ use squib_core::x86::X86State;
 use squib_core::{Error, ErrorCode, ExitKind, Vcpu, VmEntry, VmExit};
 use squib_vmm::{Host, SharedVcpu, Stop};
 
-use crate::error::{ErrorValue, Result, node_api, thrown};
+use crate::error::{ErrorValue, Result, node_api, refuse, thrown};
 use crate::exit::{JsEntry, JsExit};
 use crate::host::{Dispatch, Mailbox};
 use crate::number::word;
@@ -36,16 +37,32 @@ pub struct ExitCount {
 #[napi]
 pub struct NativeVcpu {
     vcpu: Arc<SharedVcpu>,
+    /// A run on a thread of its own has been started and has not ended. The thread takes the vCPU only when it gets
+    /// to run, and nobody may come between.
+    started: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     dispatch: Rc<Dispatch>,
 }
 
 impl NativeVcpu {
     pub(crate) fn new(vcpu: Arc<SharedVcpu>, mailbox: Arc<Mailbox>, dispatch: Rc<Dispatch>) -> Self {
-        Self { vcpu, mailbox, dispatch }
+        Self { vcpu, started: Arc::default(), mailbox, dispatch }
+    }
+
+    /// # Errors
+    /// `VcpuBusy` while it runs on a thread of its own.
+    fn check_idle(&self) -> Result<()> {
+        if self.started.load(Ordering::Acquire) {
+            return refuse(
+                ErrorCode::VcpuBusy,
+                format!("vCPU {} is running; cancel it first", self.vcpu.id()),
+            );
+        }
+        Ok(())
     }
 
     fn idle<T>(&self, f: impl FnOnce(&mut dyn Vcpu) -> squib_core::Result<T>) -> Result<T> {
+        self.check_idle()?;
         self.vcpu.with(f).map_err(|e| thrown(&e))
     }
 
@@ -79,6 +96,7 @@ impl NativeVcpu {
     #[napi(catch_unwind)]
     pub fn run(&self, env: Env, entry: Option<JsEntry>) -> Result<JsExit> {
         let entry = entry.unwrap_or(JsEntry::Resume).into_entry()?;
+        self.check_idle()?;
         let mut host = self.dispatch.direct(env, self.vcpu.id())?;
         run(&self.vcpu, entry, &mut host).map(JsExit::from).map_err(|e| thrown(&e))
     }
@@ -87,12 +105,14 @@ impl NativeVcpu {
     #[napi(catch_unwind, ts_return_type = "Promise<VmExit | ErrorValue>")]
     pub fn run_async<'env>(&self, env: &'env Env, entry: Option<JsEntry>) -> Result<Object<'env>> {
         let entry = entry.unwrap_or(JsEntry::Resume).into_entry()?;
+        self.check_idle()?;
         let (deferred, promise): (JsDeferred<RunEnd, Settle>, _) =
             env.create_deferred().map_err(|e| node_api(&e))?;
         let mut host = self.dispatch.threaded(self.vcpu.id(), self.mailbox.clone(), None);
-        let vcpu = self.vcpu.clone();
+        let (vcpu, started) = (self.vcpu.clone(), self.started.clone());
         let work = move || {
             let end = run(&vcpu, entry, &mut host);
+            started.store(false, Ordering::Release);
             deferred.resolve(Box::new(move |_| {
                 Ok(match end {
                     Ok(exit) => Either::A(exit.into()),
@@ -100,7 +120,11 @@ impl NativeVcpu {
                 })
             }));
         };
-        spawn(format!("squib-vcpu{}", self.vcpu.id()), work)?;
+        self.started.store(true, Ordering::Release);
+        if let Err(error) = spawn(format!("squib-vcpu{}", self.vcpu.id()), work) {
+            self.started.store(false, Ordering::Release);
+            return Err(error);
+        }
         Ok(promise)
     }
 
