@@ -1,7 +1,8 @@
 // Packs what would be published, as far as it has been built here: the package and the platform packages whose addon is in
 // the root. The archives are left in dist/pack, and their paths printed.
 //
-// In git, package.json names no platform packages: they exist only once published, and a clone builds its own addon.
+// In git, package.json names no platform packages, since they exist only once published and a clone builds its own addon;
+// and it is private, so that nobody publishes it without them.
 import { execFileSync } from 'node:child_process';
 import {
   copyFileSync,
@@ -56,7 +57,13 @@ for (const platform of platforms) {
 
 const main = join(staging, 'main');
 mkdirSync(main);
-const { scripts: _scripts, devDependencies: _tools, napi: _napi, ...published } = manifest;
+const {
+  private: _unpublishable,
+  scripts: _scripts,
+  devDependencies: _tools,
+  napi: _napi,
+  ...published
+} = manifest;
 const optionalDependencies = Object.fromEntries(
   platforms.map((platform) => [`${manifest.name}-${platform}`, manifest.version]),
 );
