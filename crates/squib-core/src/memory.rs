@@ -224,7 +224,7 @@ impl GuestMemory {
                 region.host.as_ptr().add(offset as usize),
                 out.as_mut_ptr(),
                 out.len(),
-            )
+            );
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl GuestMemory {
                 data.as_ptr(),
                 region.host.as_ptr().add(offset as usize),
                 data.len(),
-            )
+            );
         }
         self.wrote(region, offset, data.len() as u64);
         Ok(())
