@@ -97,7 +97,7 @@ test('npm run demo boots Debian, whose userland talks to a TypeScript device', (
     maxBuffer: 1 << 24,
   });
   expect(`${status} ${stderr}`).toMatch(/^0 /);
-  expect(stdout).toMatch(/boot timeline\n[^]*the guest ended: powerOff/);
+  expect(stdout).toMatch(/boot timeline\n[\s\S]*the guest ended: powerOff/);
   if (stderr.includes('cannot be fetched here')) {
     process.stderr.write(`SKIPPED: the demo's Linux, because ${stderr.split('\n')[0]}\n`);
     expect(stdout).toContain('hello from 64-bit mode');
