@@ -31,24 +31,23 @@ pub fn jcc<E: Emit + ?Sized>(e: &mut E, cc: Cond, target: Operand<E::Mem>) -> Re
     e.jump_if(c, target)
 }
 
-/// Where a jump or call goes. Relative ones stay near the code that they are in.
+/// Whether a jump or call may go anywhere; relative ones stay near the code that they are in.
 #[inline(always)]
-fn destination<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<E::V, E::Stop> {
-    let address = e.read(size, target)?;
-    if !matches!(target, Operand::Imm(_)) {
-        e.check_target(address)?;
-    }
-    Ok(address)
+fn is_indirect<M>(target: &Operand<M>) -> bool {
+    !matches!(target, Operand::Imm(_))
 }
 
 /// JMP.
 #[inline(always)]
 pub fn jmp<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<(), E::Stop> {
-    let target = destination(e, size, target)?;
-    e.jump(target)
+    let address = e.read(size, target)?;
+    if is_indirect(&target) {
+        e.check_target(address)?;
+    }
+    e.jump(address)
 }
 
-/// CALL; `next` is the return address.
+/// CALL; `next` is the return address, which is written before the target is checked, as on hardware.
 #[inline(always)]
 pub fn call<E: Emit + ?Sized>(
     e: &mut E,
@@ -56,10 +55,17 @@ pub fn call<E: Emit + ?Sized>(
     target: Operand<E::Mem>,
     next: u64,
 ) -> Result<(), E::Stop> {
-    let target = destination(e, size, target)?;
+    let address = e.read(size, target)?;
     let next = e.imm(size.trunc(next));
+    let top = e.get(Size::B8, RSP);
     e.push(size, next)?;
-    e.jump(target)
+    if is_indirect(&target)
+        && let Err(stop) = e.check_target(address)
+    {
+        e.set(Size::B8, RSP, top);
+        return Err(stop);
+    }
+    e.jump(address)
 }
 
 /// RET, with or without a number of bytes to drop.

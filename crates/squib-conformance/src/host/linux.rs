@@ -1,0 +1,318 @@
+//! The parent: starts the child, puts cases into its signal frame, and takes outcomes out of it.
+#![allow(
+    unsafe_code,
+    reason = "memory shared with a process that runs arbitrary code, copied through raw pointers"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::child::{self, Control, SHARED, SHARED_LEN, TURN_CHILD, TURN_PARENT};
+use crate::case::Case;
+use crate::layout;
+use crate::state::{Event, Outcome, SETTABLE, State, fx};
+
+/// Longest that a case may take.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+const FILE_LEN: usize = layout::MEMORY + SHARED_LEN as usize;
+
+/// Offset of the XSAVE header's XSTATE_BV in a signal frame's floating-point state.
+const XSTATE_BV: usize = 512;
+
+/// `uc_mcontext.gregs` of the general registers in the order of their encoding.
+const GREGS: [i32; 16] = [
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
+];
+
+/// The host CPU, in a child process.
+pub struct Host {
+    file: OwnedFd,
+    /// The sandbox's memory and the shared memory.
+    base: *mut u8,
+    child: libc::pid_t,
+}
+
+fn failed(what: &str) -> String {
+    format!("{what}: {}", io::Error::last_os_error())
+}
+
+impl Host {
+    /// Starts a child.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn new() -> Result<Self, String> {
+        // SAFETY: a new file and a new mapping of all of it.
+        let (file, base) = unsafe {
+            let raw = libc::memfd_create(c"squib-conformance".as_ptr(), libc::MFD_CLOEXEC);
+            if raw < 0 {
+                return Err(failed("memfd_create"));
+            }
+            let file = OwnedFd::from_raw_fd(raw);
+            if libc::ftruncate(raw, FILE_LEN as libc::off_t) < 0 {
+                return Err(failed("ftruncate"));
+            }
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            let base = libc::mmap(ptr::null_mut(), FILE_LEN, rights, libc::MAP_SHARED, raw, 0);
+            if base == libc::MAP_FAILED {
+                return Err(failed("mmap"));
+            }
+            (file, base.cast())
+        };
+        let mut host = Self { file, base, child: 0 };
+        host.start()?;
+        Ok(host)
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        self.turn().store(TURN_CHILD, Ordering::Release);
+        // SAFETY: the child only makes system calls, and never comes back.
+        self.child = unsafe {
+            match libc::fork() {
+                0 => {
+                    let error = child::become_child(self.file.as_raw_fd());
+                    libc::_exit(error.raw_os_error().unwrap_or(1) & 0x7f)
+                }
+                pid => pid,
+            }
+        };
+        if self.child < 0 {
+            return Err(failed("fork"));
+        }
+        // The stub's first signal.
+        self.wait().map_err(|e| format!("the host's process did not start: {e:?}"))
+    }
+
+    fn control(&self) -> *mut Control {
+        // SAFETY: the mapping is longer, and page-aligned.
+        unsafe { self.base.add(layout::MEMORY) }.cast()
+    }
+
+    fn turn(&self) -> &AtomicU32 {
+        // SAFETY: the control block is mapped as long as `self` lives, and its turn is only touched atomically.
+        unsafe { &(*self.control()).turn }
+    }
+
+    /// Waits until it is the parent's turn.
+    fn wait(&mut self) -> Result<(), Failure> {
+        let end = Instant::now() + PATIENCE;
+        while self.turn().load(Ordering::Acquire) != TURN_PARENT {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::Endless);
+            }
+            let slice = left.min(Duration::from_millis(100));
+            let time =
+                libc::timespec { tv_sec: 0, tv_nsec: i64::from(slice.subsec_nanos()).min(999_999_999) };
+            // SAFETY: waits on a word that is mapped; reports on a child of ours.
+            unsafe {
+                libc::syscall(libc::SYS_futex, self.turn(), libc::FUTEX_WAIT, TURN_CHILD, &raw const time);
+                let mut status = 0;
+                if self.turn().load(Ordering::Acquire) != TURN_PARENT
+                    && libc::waitpid(self.child, &raw mut status, libc::WNOHANG) == self.child
+                {
+                    self.child = 0;
+                    return Err(Failure::Died(format!("its process ended with status {status:#x}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        self.turn().store(TURN_CHILD, Ordering::Release);
+        // SAFETY: wakes whoever waits on a word that is mapped.
+        unsafe { libc::syscall(libc::SYS_futex, self.turn(), libc::FUTEX_WAKE, 1) };
+    }
+
+    fn stop(&mut self) {
+        if self.child > 0 {
+            // SAFETY: a child of ours that has not been waited for.
+            unsafe {
+                libc::kill(self.child, libc::SIGKILL);
+                libc::waitpid(self.child, ptr::null_mut(), 0);
+            }
+            self.child = 0;
+        }
+    }
+
+    /// Where `len` bytes of the shared memory that the child knows by `addr` are here.
+    fn shared(&self, addr: u64, len: usize) -> Result<*mut u8, Failure> {
+        let at = addr.wrapping_sub(SHARED);
+        if at.checked_add(len as u64).is_none_or(|end| end > SHARED_LEN) {
+            return Err(Failure::Died(format!("its signal frame is at {addr:#x}")));
+        }
+        // SAFETY: inside of the mapping.
+        Ok(unsafe { self.base.add(layout::MEMORY + at as usize) })
+    }
+
+    /// The signal frame's context and floating-point state.
+    fn frame(&self) -> Result<(*mut libc::ucontext_t, *mut u8), Failure> {
+        // SAFETY: the control block and, once checked, the context are mapped; the child waits.
+        unsafe {
+            let context = (*self.control()).context;
+            let context = self.shared(context, size_of::<libc::ucontext_t>())?.cast::<libc::ucontext_t>();
+            let fpregs = (&raw const (*context).uc_mcontext.fpregs).read_unaligned() as u64;
+            Ok((context, self.shared(fpregs, XSTATE_BV + 8)?))
+        }
+    }
+
+    /// Runs `case`.
+    ///
+    /// # Errors
+    /// [`Failure`]; the next case finds a new child.
+    pub fn run(&mut self, case: &Case) -> Result<Outcome, Failure> {
+        if self.child == 0 {
+            self.start().map_err(Failure::Died)?;
+        }
+        let result = self.attempt(case);
+        if matches!(result, Err(Failure::Endless | Failure::Died(_))) {
+            self.stop();
+        }
+        result
+    }
+
+    fn attempt(&mut self, case: &Case) -> Result<Outcome, Failure> {
+        self.enter(case)?;
+        self.wake();
+        self.wait()?;
+        // SAFETY: mapped, and the child waits.
+        if unsafe { (*self.control()).signal } == libc::SIGSYS as u32 {
+            return Err(Failure::SystemCall);
+        }
+        self.outcome()
+    }
+
+    fn enter(&mut self, case: &Case) -> Result<(), Failure> {
+        let memory = case.memory();
+        let (context, fp) = self.frame()?;
+        let s = &case.state;
+        // SAFETY: all of it is mapped and in bounds, and the child waits.
+        unsafe {
+            ptr::copy_nonoverlapping(memory.as_ptr(), self.base, layout::MEMORY);
+            let gregs = &raw mut (*context).uc_mcontext.gregs;
+            let gregs = gregs.cast::<i64>();
+            for (index, value) in GREGS.into_iter().zip(s.gpr) {
+                gregs.add(index as usize).write_unaligned(value as i64);
+            }
+            gregs.add(libc::REG_RIP as usize).write_unaligned(s.rip as i64);
+            let flags = gregs.add(libc::REG_EFL as usize);
+            let kept = flags.read_unaligned() as u64 & !(SETTABLE | 1 << 16);
+            flags.write_unaligned((kept | s.rflags & SETTABLE) as i64);
+            // The processor's own MXCSR_MASK is to stay.
+            let mask = fx::MXCSR_MASK;
+            ptr::copy_nonoverlapping(s.fx.as_ptr(), fp, mask);
+            ptr::copy_nonoverlapping(s.fx[mask + 4..].as_ptr(), fp.add(mask + 4), fx::SIZE - mask - 4);
+            let bv = fp.add(XSTATE_BV).cast::<u64>();
+            bv.write_unaligned(bv.read_unaligned() | 3);
+        }
+        Ok(())
+    }
+
+    fn outcome(&self) -> Result<Outcome, Failure> {
+        let (context, fp) = self.frame()?;
+        let mut state = State::default();
+        let mut memory = vec![0; layout::MEMORY].into_boxed_slice();
+        // SAFETY: all of it is mapped and in bounds, and the child waits.
+        unsafe {
+            let gregs = (&raw const (*context).uc_mcontext.gregs).cast::<i64>();
+            let get = |index: i32| gregs.add(index as usize).read_unaligned() as u64;
+            state.gpr = GREGS.map(get);
+            state.rip = get(libc::REG_RIP);
+            state.rflags = get(libc::REG_EFL);
+            ptr::copy_nonoverlapping(fp, state.fx.as_mut_ptr(), fx::SIZE);
+            ptr::copy_nonoverlapping(self.base, memory.as_mut_ptr(), layout::MEMORY);
+            let vector = get(libc::REG_TRAPNO) as u8;
+            let address = if vector == 14 { get(libc::REG_CR2) } else { 0 };
+            let event = Event { vector, error: get(libc::REG_ERR) as u32, address };
+            Ok(Outcome { state, memory, event })
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop();
+        // SAFETY: mapped in `new`, and used by nobody any more.
+        unsafe { libc::munmap(self.base.cast(), FILE_LEN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Line;
+
+    fn run(host: &mut Host, line: &str) -> Result<Outcome, Failure> {
+        host.run(&line.parse::<Line>().unwrap().case)
+    }
+
+    #[test]
+    fn registers_go_in_and_come_out() {
+        let mut host = Host::new().unwrap();
+        let line = "rip=20001100 code=480fafc1 rax=3 rcx=fffffffffffffffe r15=7 xmm15=123456789abcdef00fedcba987654321";
+        let end = run(&mut host, line).unwrap();
+        assert_eq!((end.event.vector, end.state.gpr[0]), (3, -6i64 as u64));
+        assert_eq!((end.state.rip, end.state.gpr[15]), (0x2000_1105, 7));
+        assert_eq!(end.state.get(fx::XMM + 240, 16), 0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
+    }
+
+    #[test]
+    fn faults_are_told_with_address_and_code() {
+        let mut host = Host::new().unwrap();
+        let event = |vector, error, address| Event { vector, error, address };
+        let cases = [
+            // mov [rax], ecx; mov eax, [rax]; div ecx; ud2; hlt; jmp rax; mov eax, [rax]
+            ("890800 rax=20006ffe", event(14, 7, 0x2000_6ffe)),
+            ("8b00 rax=20003ffe", event(14, 4, 0x2000_3ffe)),
+            ("f7f1", event(0, 0, 0)),
+            ("0f0b", event(6, 0, 0)),
+            ("f4", event(13, 0, 0)),
+            ("ffe0 rax=20004000", event(14, 0x15, 0x2000_4000)),
+            ("8b00 rax=8000000000000000", event(13, 0, 0)),
+        ];
+        for (code, expected) in cases {
+            let end = run(&mut host, &format!("rip=20001100 code={code}")).unwrap();
+            assert_eq!(end.event, expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn segment_bases_are_those_of_the_layout() {
+        let mut host = Host::new().unwrap();
+        // mov rax, fs:[0]; mov rcx, gs:[0]
+        let line = "rip=20001100 code=64488b042500000000.65488b0c2500000000 20004800=01 20005400=02";
+        let end = run(&mut host, line).unwrap();
+        assert_eq!((end.state.gpr[0] as u8, end.state.gpr[1] as u8), (1, 2));
+    }
+
+    #[test]
+    fn system_calls_and_endless_code_do_no_harm() {
+        let mut host = Host::new().unwrap();
+        // syscall (exit_group); int 0x80; jmp $
+        assert_eq!(run(&mut host, "rip=20001100 code=0f05 rax=e7").err(), Some(Failure::SystemCall));
+        assert_eq!(run(&mut host, "rip=20001100 code=cd80 rax=1").err(), Some(Failure::SystemCall));
+        assert_eq!(run(&mut host, "rip=20001100 code=ebfe").err(), Some(Failure::Endless));
+        assert_eq!(run(&mut host, "rip=20001100 code=90").unwrap().event.vector, 3);
+    }
+}
