@@ -104,6 +104,10 @@ impl Cpu {
             Some(block) if self.is_current(block, rip)? => block,
             _ => {
                 let block = self.decode_block(rip, phys, single)?;
+                if known.is_some() {
+                    // The block it replaces may still be remembered for the other privilege, and will be freed.
+                    self.code_generation += 1;
+                }
                 let (block, fresh) = self.cache.insert(block, &self.memory);
                 for page in fresh.into_iter().flatten() {
                     self.protect_code(page);
