@@ -13,7 +13,7 @@ pub const MAX_INSNS: usize = 64;
 pub struct Key {
     /// Guest-physical address of the first byte.
     pub phys: u64,
-    /// Linear address of the first byte.
+    /// Offset of the first byte in its code segment.
     pub rip: u64,
     /// Decoding mode.
     pub mode: CodeMode,
@@ -47,6 +47,11 @@ impl Block {
         let count = before.iter().filter(|o| o.len != 0).count() as u32;
         let bytes: u64 = before.iter().map(|o| u64::from(o.len)).sum();
         (count, self.key.rip.wrapping_add(bytes))
+    }
+
+    /// The offset in the code segment at which the second page begins.
+    pub fn second_rip(&self) -> u64 {
+        self.key.rip.wrapping_add(4096 - (self.key.phys & 0xfff))
     }
 
     /// Whether any of its bytes lies in `len` bytes of guest-physical memory at `phys`, which are all in one page.

@@ -159,15 +159,24 @@ impl BlockCache {
         any
     }
 
-    /// Frees what was dropped, and everything when there is too much. Nothing may be running. Whether recent blocks
-    /// have gone.
-    pub fn collect(&mut self, memory: &GuestMemory) -> bool {
+    /// Frees what was dropped, and everything when there is too much. Nothing may be running, and `generation` is the
+    /// one in force. Whether recent blocks have gone.
+    pub fn collect(&mut self, memory: &GuestMemory, generation: u64) -> bool {
+        debug_assert!(
+            !self.remembers_dropped(generation),
+            "a block that is about to be freed can still be found"
+        );
         if self.bytes <= LIMIT {
             self.dropped.clear();
             return false;
         }
         self.clear(memory);
         true
+    }
+
+    fn remembers_dropped(&self, generation: u64) -> bool {
+        let mut recent = self.recent.iter().flat_map(|r| r.iter()).filter(|e| e.generation == generation);
+        recent.any(|e| self.dropped.iter().any(|d| std::ptr::eq(d.0, e.block)))
     }
 
     /// Drops every block. Nothing may be running.

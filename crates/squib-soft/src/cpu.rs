@@ -8,10 +8,11 @@ use squib_x86::env::{Env, Flush, Leave};
 use squib_x86::model::CpuModel;
 use squib_x86::state::sreg;
 use squib_x86::system::paging::Paging;
-use squib_x86::{CodeMode, CpuState, Stop};
+use squib_x86::{CpuState, Stop};
 
 use crate::block::Block;
 use crate::cache::BlockCache;
+use crate::code_segment::CodeSegment;
 use crate::devices::Platform;
 use crate::op::Op;
 use crate::replay::Replay;
@@ -54,8 +55,8 @@ pub struct Cpu {
     pub(crate) unsupported: Option<&'static str>,
     /// Counts changes of what linear addresses mean as code.
     pub(crate) code_generation: u64,
-    /// The decoding mode that `code_generation` speaks of.
-    pub(crate) decoded_mode: CodeMode,
+    /// The code segment that `code_generation` speaks of.
+    pub(crate) decoded: CodeSegment,
     /// The registers that decide how addresses are translated.
     pub(crate) paging: Paging,
     /// The set in force: index into `tlbs`.
@@ -104,7 +105,7 @@ impl Cpu {
             leave: None,
             unsupported: None,
             code_generation: 1,
-            decoded_mode: CodeMode::Bits16,
+            decoded: CodeSegment::of(&state),
             paging: Paging::of(&state, &model),
             rights: 0,
             tlbs,

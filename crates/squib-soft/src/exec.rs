@@ -97,11 +97,11 @@ impl Cpu {
     /// The block at `rip`, decoded if need be.
     #[inline(never)]
     fn find_block(&mut self, rip: u64, single: bool) -> Result<*const Block, Exception> {
-        let phys = self.fetch_address(rip)?;
-        let key = Key { phys, rip, mode: self.state.mode, single };
+        let phys = self.fetch_address(self.decoded.linear(rip)?)?;
+        let key = Key { phys, rip, mode: self.decoded.mode, single };
         let known = self.cache.get(&key);
         let block = match known {
-            Some(block) if self.is_current(block, rip)? => block,
+            Some(block) if self.is_current(block)? => block,
             _ => {
                 let block = self.decode_block(rip, phys, single)?;
                 if known.is_some() {
@@ -115,6 +115,11 @@ impl Cpu {
                 block
             }
         };
+        // SAFETY: the block is in the cache.
+        if !self.decoded.holds(rip, unsafe { (*block).len }) {
+            // The segment ends within the block: its instructions are fetched one by one.
+            return if single { Err(Exception::GP0) } else { self.find_block(rip, true) };
+        }
         if !single {
             self.cache.remember(rip, self.code_generation, self.state.cpl == 3, block);
         }
@@ -122,11 +127,12 @@ impl Cpu {
     }
 
     /// Whether the second page of a block, if it has one, is still where it was.
-    fn is_current(&mut self, block: *const Block, rip: u64) -> Result<bool, Exception> {
+    fn is_current(&mut self, block: *const Block) -> Result<bool, Exception> {
         // SAFETY: the block is in the cache.
-        match unsafe { (*block).second_page } {
+        let block = unsafe { &*block };
+        match block.second_page {
             None => Ok(true),
-            Some(page) => Ok(self.fetch_address((rip | 0xfff).wrapping_add(1))? == page),
+            Some(page) => Ok(self.fetch_address(self.decoded.linear(block.second_rip())?)? == page),
         }
     }
 

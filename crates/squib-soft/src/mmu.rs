@@ -11,6 +11,7 @@ use squib_x86::system::is_canonical;
 use squib_x86::system::paging::{Access, Page, Paging, PhysMem};
 use squib_x86::{CodeMode, Exception, Size, Stop};
 
+use crate::code_segment::CodeSegment;
 use crate::cpu::{Cpu, Halted};
 use crate::ram;
 use crate::replay;
@@ -327,18 +328,18 @@ impl Cpu {
         self.replay.access(access).ok_or(Stop::Exit)
     }
 
-    /// Translates the address of code to fetch.
-    pub(crate) fn fetch_address(&mut self, rip: u64) -> Result<u64, Exception> {
+    /// Translates the linear address of code to fetch.
+    pub(crate) fn fetch_address(&mut self, addr: u64) -> Result<u64, Exception> {
         let entries = self.tlbs[self.rights].fetch.entries();
-        if let Some(addend) = tlb::lookup(entries, rip, 1) {
-            return Ok(rip.wrapping_add(addend));
+        if let Some(addend) = tlb::lookup(entries, addr, 1) {
+            return Ok(addr.wrapping_add(addend));
         }
         let user = self.state.cpl == 3;
         let access = Access { write: false, fetch: true, user, smap_open: false };
-        let page = self.translate(rip, access)?;
-        let phys = page.address(rip);
+        let page = self.translate(addr, access)?;
+        let phys = page.address(addr);
         // The fetch array gives guest-physical addresses: code is found by those.
-        self.tlbs[self.rights].fetch.insert(rip, phys & !(PAGE - 1), page.global);
+        self.tlbs[self.rights].fetch.insert(addr, phys & !(PAGE - 1), page.global);
         Ok(phys)
     }
 
@@ -352,8 +353,10 @@ impl Cpu {
             (false, true) => 2,
             (false, false) => 0,
         };
-        if self.state.mode != self.decoded_mode {
-            self.decoded_mode = self.state.mode;
+        // Recent blocks are known by RIP alone, which means other code in another segment.
+        let code = CodeSegment::of(&self.state);
+        if code != self.decoded {
+            self.decoded = code;
             self.code_generation += 1;
         }
         self.rights = rights;

@@ -5,7 +5,7 @@ use iced_x86::Mnemonic as M;
 use squib_x86::insn::{DecodeError, Insn, InsnDecoder, Operand, Rep};
 use squib_x86::offer::offers;
 use squib_x86::sem::{ConditionalKind, condition};
-use squib_x86::{CodeMode, Exception, flags};
+use squib_x86::{Exception, flags};
 
 use crate::block::{Block, Key, MAX_INSNS};
 use crate::cpu::Cpu;
@@ -225,7 +225,7 @@ impl Cpu {
 
     /// Decodes the block at `rip`, whose first byte is at `phys`; with `single`, one instruction of it.
     pub(crate) fn decode_block(&mut self, rip: u64, phys: u64, single: bool) -> Result<Block, Exception> {
-        let mode = self.state.mode;
+        let mode = self.decoded.mode;
         let mut window = [0; WINDOW];
         let Some(len) = self.code_bytes(phys, &mut window) else {
             self.unsupported = Some("code in device memory");
@@ -263,8 +263,7 @@ impl Cpu {
 
     /// Decodes an instruction of which only `start` lies in this page.
     fn decode_crossing(&mut self, key: Key, start: &[u8]) -> Result<Block, Exception> {
-        let next = key.rip.wrapping_add(start.len() as u64);
-        let next = if key.mode == CodeMode::Bits64 { next } else { next & 0xffff_ffff };
+        let next = self.decoded.linear(key.rip.wrapping_add(start.len() as u64))?;
         let phys = self.fetch_address(next)?;
         let mut window = [0; WINDOW];
         let Some(len) = self.code_bytes(phys, &mut window) else {

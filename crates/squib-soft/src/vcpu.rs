@@ -126,7 +126,9 @@ impl SoftVcpu {
 
     /// What has to be done before guest code may run.
     fn before(&mut self) -> Option<VmExit> {
-        if self.cpu.cache.wants_collection() && self.cpu.cache.collect(&self.cpu.memory) {
+        if self.cpu.cache.wants_collection()
+            && self.cpu.cache.collect(&self.cpu.memory, self.cpu.code_generation)
+        {
             self.cpu.code_generation += 1;
         }
         let requests = self.shared.take();

@@ -69,10 +69,10 @@ fn a_triple_fault_ends_the_machine() {
 fn a_jump_to_the_reset_vector_resets() {
     let jump = [0xea, 0xf0, 0xff, 0x00, 0xf0];
     let guest = Guest { mode: Mode::Real16, load_addr: 0x7c00, image: jump.into(), ..triple_fault() };
-    let Some(kvm) = kvm() else { return };
-    let machine = machine(&kvm, &guest);
-    assert!(matches!(machine.run(0, &mut RecordingHost::new()), Ok(Stop::Reset)));
-    assert_eq!(machine.outcome(), Some(Outcome::Reset));
+    on_each_backend(&guest, |machine| {
+        assert!(matches!(machine.run(0, &mut RecordingHost::new()), Ok(Stop::Reset)));
+        assert_eq!(machine.outcome(), Some(Outcome::Reset));
+    });
 }
 
 #[test]

@@ -78,8 +78,8 @@ pub trait Env {
     /// Drops cached translations.
     fn flush(&mut self, what: Flush);
 
-    /// Tells that CR0, CR3, CR4, EFER, CPL or RFLAGS.AC changed in a way that changes what accesses are
-    /// allowed or how code is decoded. `update_mode` is called by this.
+    /// Tells that CR0, CR3, CR4, EFER, CPL, CS or RFLAGS.AC changed in a way that changes what accesses are
+    /// allowed, or where code is and how it is decoded. `update_mode` is called by this.
     fn mode_changed(&mut self);
 
     /// The time-stamp counter without the guest's offset, in ticks of [`CpuModel::tsc_khz`].

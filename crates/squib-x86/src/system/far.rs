@@ -19,6 +19,7 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, selector: u16, ip: u64, stack: Option
     if let Some(stack) = stack {
         state.r[4] = stack.pointer(state.r[4]);
     }
+    env.mode_changed();
 }
 
 /// Checks an offset in real mode.

@@ -149,6 +149,7 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, event: Event, return_rip: u64) -> Res
     state.shadow = false;
     let flags = state.rflags() & !(RFLAGS_IF | RFLAGS_TF | RFLAGS_RF | RFLAGS_AC);
     rflags::set(env, flags);
+    env.mode_changed();
     Ok(())
 }
 

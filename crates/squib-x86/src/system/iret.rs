@@ -43,6 +43,7 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     state.rip = ip;
     state.r[4] = stack.pointer(state.r[4]);
     rflags::set(env, flags);
+    env.mode_changed();
     Ok(())
 }
 
