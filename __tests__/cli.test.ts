@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { probeKvm } from '../ts/backend.js';
 import { EscapeFilter, escapeCode, escapeName } from '../ts/cli/escape.js';
-import { multiboot, POWER_OFF } from './support/guests.js';
+import { defaultCommandLine } from '../ts/command-line.js';
+import { commandLinePrinter, multiboot, POWER_OFF } from './support/guests.js';
 
 const CLI = join(__dirname, '../dist/esm/cli/main.js');
 
@@ -59,6 +60,15 @@ describe('squib run', () => {
     expect(out).toContain('TypeScript read 3 letters: cba');
     expect(err).toContain('squib: backend soft (asked for)');
     expect(status).toBe(0);
+  });
+
+  test('the kernel gets the default command line, and --append behind it', async () => {
+    const kernel = join(folder, 'command-line');
+    writeFileSync(kernel, commandLinePrinter());
+    const args = ['run', '--backend', 'soft', '--kernel', kernel];
+    expect((await squib(args)).out).toBe(defaultCommandLine());
+    const { out } = await squib([...args, '--append', 'quiet panic=5']);
+    expect(out).toMatch(/^console=ttyS0 panic=-1 .* quiet panic=5$/);
   });
 
   // mov al, v; out 0xf4, al

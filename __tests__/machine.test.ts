@@ -1,8 +1,15 @@
 /** Machines: boot, console, devices, outcomes, endings. */
 import { readFileSync } from 'node:fs';
 import { probeKvm } from '../ts/backend.js';
-import { backendCapabilities, type Device, Machine, type MachineOptions, type Outcome } from '../ts/index.js';
-import { guestFile, multiboot, POWER_OFF } from './support/guests.js';
+import {
+  backendCapabilities,
+  type Device,
+  defaultCommandLine,
+  Machine,
+  type MachineOptions,
+  type Outcome,
+} from '../ts/index.js';
+import { commandLinePrinter, guestFile, multiboot, POWER_OFF } from './support/guests.js';
 import { codeOf, codeOfAsync, usableBackends } from './support/vm.js';
 
 const HELLO = guestFile('hello');
@@ -149,6 +156,23 @@ describe.each(usableBackends())('a machine on %s', (backend) => {
     }
     expect((await machine.run()).kind).toBe('aborted');
   });
+});
+
+test('a command line of one’s own takes the place of the default', async () => {
+  for (const [cmdline, expected] of [
+    [undefined, defaultCommandLine()],
+    ['mine', 'mine'],
+    ['', ''],
+  ] as const) {
+    await using machine = await Machine.create({
+      kernel: commandLinePrinter(),
+      cmdline,
+      memory: '16M',
+      backend: 'soft',
+    });
+    await machine.run();
+    expect(await text(machine.console.readable)).toBe(expected);
+  }
 });
 
 describe('console output', () => {

@@ -210,6 +210,9 @@ export interface DebugRegisters {
   dr7: bigint
 }
 
+/** The kernel command line when nobody asks for another. */
+export declare const DEFAULT_COMMAND_LINE: string
+
 /** GDTR or IDTR. */
 export interface DescriptorTable {
   /** Linear address. */

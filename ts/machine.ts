@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { type BackendChoice, type ChosenBackend, chooseBackend } from './backend.js';
 import type { BootReport, MachineStats, NativeMachine, OutcomeKind } from './binding.cjs';
+import { defaultCommandLine } from './command-line.js';
 import { MachineConsole } from './console.js';
 import type { Device, DeviceRange } from './device.js';
 import { guard, invalid, SquibError, toSquibError } from './errors.js';
@@ -24,7 +25,7 @@ export interface MachineOptions {
   readonly kernel: Image;
   /** Initial RAM disk. */
   readonly initrd?: Image | undefined;
-  /** The kernel's command line; `console=ttyS0` makes Linux use the console. */
+  /** The kernel's command line. Default: {@link defaultCommandLine}. */
   readonly cmdline?: string | undefined;
   /** RAM: bytes, or text such as `256M`, which is the default. A multiple of 4096. */
   readonly memory?: Address | string | undefined;
@@ -71,7 +72,7 @@ export interface MachineRunOptions {
  * a thread of its own, so the event loop stays free.
  *
  * @example
- * await using machine = await Machine.create({ kernel: 'vmlinuz', initrd: 'initrd.img', cmdline: 'console=ttyS0' });
+ * await using machine = await Machine.create({ kernel: 'vmlinuz', initrd: 'initrd.img' });
  * machine.on('output', (bytes) => process.stdout.write(bytes));
  * const { kind } = await machine.run({ signal: AbortSignal.timeout(60_000) });
  */
@@ -113,7 +114,8 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
    * ERR_DEVICE_OVERLAP, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_INVALID_ARGUMENT
    */
   static async create(options: MachineOptions): Promise<Machine> {
-    const { initrd, cmdline = '', memory = '256M', cpus = 1, backend = 'auto', devices = [] } = options;
+    const { initrd, memory = '256M', cpus = 1, backend = 'auto', devices = [] } = options;
+    const { cmdline = guard(() => defaultCommandLine()) } = options;
     if (typeof cmdline !== 'string') invalid('the command line must be text');
     const parts = {
       memory: byteSize(memory),

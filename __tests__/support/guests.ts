@@ -93,6 +93,9 @@ function enterLongMode(vm: Vm, vcpu: Vcpu): void {
   };
 }
 
+/** mov dx, 0x600; mov al, S5 and sleep; out dx, al; hlt */
+export const POWER_OFF = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4];
+
 /** A multiboot 1 program with these instructions, entered in 32-bit protected mode. */
 export function multiboot(code: readonly number[]): Buffer {
   const load = 0x10_0000;
@@ -101,5 +104,11 @@ export function multiboot(code: readonly number[]): Buffer {
   return Buffer.concat([new Uint8Array(Uint32Array.from(header).buffer), Buffer.from(code)]);
 }
 
-/** mov dx, 0x600; mov al, S5 and sleep; out dx, al; hlt */
-export const POWER_OFF = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4];
+/** A multiboot program that prints its command line on the debug console and powers off. */
+export function commandLinePrinter(): Buffer {
+  return multiboot([
+    ...[0x8b, 0x73, 0x10], // mov esi, [ebx + 16]
+    ...[0xac, 0x84, 0xc0, 0x74, 0x04, 0xe6, 0xe9, 0xeb, 0xf7], // lodsb; test al, al; jz on; out 0xe9, al; jmp back
+    ...POWER_OFF,
+  ]);
+}

@@ -1,6 +1,7 @@
 /** `squib run`: boots a machine on this terminal. */
 import { parseArgs } from 'node:util';
 import { BACKEND_CHOICES, type BackendChoice } from '../backend.js';
+import { defaultCommandLine } from '../command-line.js';
 import { lineDevice } from '../demo/line-device.js';
 import { ownGuest } from '../demo/own-guest.js';
 import { SquibError } from '../errors.js';
@@ -13,7 +14,7 @@ import { attach } from './terminal.js';
 export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[] = [
   ['--kernel FILE', 'bzImage, vmlinux, or a multiboot or PVH program; without it, a guest of squib’s own'],
   ['--initrd FILE', 'initial RAM disk'],
-  ['--append TEXT', 'kernel command line; default for a kernel: console=ttyS0 panic=-1'],
+  ['--append TEXT', 'words to put behind the default kernel command line'],
   ['--memory SIZE', 'RAM, such as 256M or 1G; default 256M'],
   ['--cpus N', 'vCPUs; default 1'],
   ['--backend NAME', `${BACKEND_CHOICES.join(', ')}; default auto`],
@@ -21,8 +22,6 @@ export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[
   ['--stats[=json]', 'print statistics to standard error at the end'],
   ['--escape LETTER', 'Ctrl-LETTER x quits, Ctrl-LETTER h helps; default a; none for no escape'],
 ];
-
-const DEFAULT_COMMAND_LINE = 'console=ttyS0 panic=-1';
 
 /** Options of a run, checked. */
 interface RunArguments {
@@ -50,7 +49,7 @@ function parse(argv: readonly string[]): RunArguments {
     machine: {
       kernel: values.kernel ?? ownGuest(),
       initrd: values.initrd,
-      cmdline: values.append ?? (values.kernel === undefined ? '' : DEFAULT_COMMAND_LINE),
+      cmdline: defaultCommandLine(values.append),
       memory: values.memory,
       cpus: values.cpus === undefined ? 1 : numeric('--cpus', values.cpus),
       backend: values.backend as BackendChoice | undefined,

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import type { BackendChoice } from '../backend.js';
 import { escapeCode, escapeName } from '../cli/escape.js';
 import { attach } from '../cli/terminal.js';
+import { defaultCommandLine } from '../command-line.js';
 import { SquibError } from '../errors.js';
 import { Machine, type MachineOptions, type Outcome } from '../machine.js';
 import { AptError } from './apt.js';
@@ -108,10 +109,9 @@ async function runAlone(machine: Machine, typed: string): Promise<Outcome> {
 }
 
 async function chooseGuest(args: DemoArguments, timeline: Timeline): Promise<Guest> {
-  const script = args.interactive ? '' : ` ${SCRIPT_MODE}`;
   const greeted = (name: string) => timeline.mark(`the guest used the TypeScript device: ${name}`);
   const linux = {
-    cmdline: `console=ttyS0 panic=-1${script}`,
+    cmdline: defaultCommandLine(args.interactive ? '' : SCRIPT_MODE),
     backend: args.backend,
     devices: [{ at: GREETER_AT, device: greeter(greeted) }],
   };

@@ -131,6 +131,10 @@ pub struct BootReport {
     pub unpacked_size: f64,
 }
 
+/// The kernel command line when nobody asks for another.
+#[napi]
+pub const DEFAULT_COMMAND_LINE: &str = squib_vmm::linux::COMMAND_LINE;
+
 type Created = Either<NativeMachine, ErrorValue>;
 type Ended = Either<JsOutcome, ErrorValue>;
 type Settle<T> = Box<dyn FnOnce(Env) -> napi::Result<T> + Send>;
