@@ -190,9 +190,68 @@ describe('squib doctor', () => {
   });
 });
 
+describe('squib inspect', () => {
+  test('lists the operations of each instruction', async () => {
+    const { status, out } = await squib(['inspect', '48 01 d8', 'f4', '--address', '0x1000']);
+    expect(out).toBe(
+      [
+        '1000: 48 01 d8  add rax, rbx',
+        '    t0 = get64 rbx',
+        '    t1 = get64 rax',
+        '    t2 = add64 t1, t0',
+        '    set64 rax, t2',
+        '    flags.add64 t2, t0',
+        '',
+        '1003: f4  hlt',
+        '    helper Hlt',
+        '',
+      ].join('\n'),
+    );
+    expect(status).toBe(0);
+  });
+
+  test('--json has the same, and --mode says how bytes are read', async () => {
+    const texts = [];
+    for (const mode of ['16', '32', '64']) {
+      const { status, out } = await squib(['inspect', '--json', '--mode', mode, '40b80100']);
+      const all = JSON.parse(out) as { text?: string; error?: string }[];
+      texts.push([status, ...all.map(({ text, error }) => text ?? error)]);
+    }
+    expect(texts).toEqual([
+      [0, 'inc ax', 'mov ax, 0x1'],
+      [2, 'inc eax', 'truncated'],
+      [2, 'truncated'],
+    ]);
+  });
+
+  test('says what a processor does with bytes that are no instruction', async () => {
+    const invalid = await squib(['inspect', '90 0f 0b 0f 04 90']);
+    expect(invalid.out).toMatch(/ud2[\s\S]*3: 0f 04 90 {2}#UD\n$/);
+    expect(invalid.status).toBe(2);
+    expect((await squib(['inspect', `${'66'.repeat(15)}90`])).out).toContain('#GP');
+  });
+
+  test.each([[[]], [['0x90']], [['9']], [['zz']], [['90', '--mode', '8']], [['90', '--address', '-1']]])(
+    'refuses %j',
+    async (args) => {
+      const { status, err } = await squib(['inspect', ...args]);
+      expect(err).toContain('ERR_INVALID_ARGUMENT');
+      expect(status).toBe(2);
+    },
+  );
+});
+
 test('help lists commands, options and statuses; nonsense is refused', async () => {
   const help = await squib(['help']);
-  for (const word of ['squib run', 'squib demo', 'squib doctor', '--escape', '(v << 1) | 1', '124']) {
+  for (const word of [
+    'squib run',
+    'squib demo',
+    'squib doctor',
+    'squib inspect',
+    '--escape',
+    '(v << 1) | 1',
+    '124',
+  ]) {
     expect(help.out).toContain(word);
   }
   expect(help.status).toBe(0);

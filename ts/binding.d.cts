@@ -257,6 +257,29 @@ export interface ExitCount {
   count: number
 }
 
+/**
+ * Decodes `code`, the first byte of which is at `address`, as code of 16, 32 or 64 bits. Ends with the first bytes
+ * that are no instruction.
+ */
+export declare function inspect(code: Uint8Array, bits: number, address: bigint): Array<InspectedInstruction>
+
+/** An instruction and what it means. */
+export interface InspectedInstruction {
+  /** Address of its first byte. */
+  address: bigint
+  /** Its bytes; what is left of them where they are no instruction. */
+  bytes: Uint8Array
+  /** In assembly, destination first; nothing where the bytes are no instruction. */
+  text?: string
+  /**
+   * What a processor does where the bytes are no instruction: `#UD`, or `#GP` for one of more than 15 bytes;
+   * `truncated` where more bytes would make one.
+   */
+  error?: '#UD' | '#GP' | 'truncated'
+  /** Its operations as every tier of the soft backend gets them, in order. */
+  operations: Array<string>
+}
+
 /** Which interrupt controllers live inside the backend. */
 export type IrqchipKind = 'none' | 'split' | 'full'
 

@@ -25,6 +25,7 @@ export {
   type VmEntry,
   type VmExit,
 } from './exits.js';
+export { type InspectedInstruction, type InspectOptions, inspect } from './inspect.js';
 export {
   type BootReport,
   type Image,

@@ -2,6 +2,7 @@
 /** The `squib` command. */
 import { demo } from '../demo/main.js';
 import { doctor } from './doctor.js';
+import { INSPECT_OPTIONS, inspect } from './inspect.js';
 import { RUN_OPTIONS, run } from './run.js';
 import { BAD_ARGUMENTS, STATUSES, statusOf } from './status.js';
 import { paint, table } from './style.js';
@@ -15,11 +16,15 @@ function help(): string {
       ['squib run [OPTIONS]', 'boot a machine on this terminal'],
       ['squib demo [OPTIONS]', 'boot Debian with a device in TypeScript'],
       ['squib doctor [--json]', 'say what this machine can run guests with'],
+      ['squib inspect BYTES [OPTIONS]', 'list the operations that instructions are made of'],
       ['squib help', 'this text'],
     ]),
     '',
     'options of run',
     table(RUN_OPTIONS),
+    '',
+    'options of inspect',
+    table(INSPECT_OPTIONS),
     '',
     'exit statuses',
     table(STATUSES),
@@ -27,7 +32,12 @@ function help(): string {
   ].join('\n');
 }
 
-const COMMANDS: Record<string, (argv: readonly string[]) => number | Promise<number>> = { run, demo, doctor };
+const COMMANDS: Record<string, (argv: readonly string[]) => number | Promise<number>> = {
+  run,
+  demo,
+  doctor,
+  inspect,
+};
 
 /** Does what the arguments say, and gives the exit status. */
 async function main([name, ...argv]: readonly string[]): Promise<number> {

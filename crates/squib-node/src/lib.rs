@@ -9,6 +9,7 @@ pub mod error;
 pub mod exit;
 mod external;
 mod host;
+pub mod inspect;
 mod life;
 pub mod machine;
 pub mod memory;
