@@ -71,6 +71,28 @@ describe('squib run', () => {
     expect(out).toMatch(/^console=ttyS0 panic=-1 .* quiet panic=5$/);
   });
 
+  test('the kernel gets --initrd and --memory', async () => {
+    // mov esi, [ebx + 24]; mov esi, [esi]; lodsb; test al, al; jz on; out 0xe9, al; jmp back
+    const showModule = [0x8b, 0x73, 0x18, 0x8b, 0x36, 0xac, 0x84, 0xc0, 0x74, 0x04, 0xe6, 0xe9, 0xeb, 0xf7];
+    // mov eax, [ebx + 8], which is KiB from 1 MiB on; shr eax, 10; out 0xf4, al
+    const exitWithMemory = [0x8b, 0x43, 0x08, 0xc1, 0xe8, 0x0a, 0xe6, 0xf4, 0xf4];
+    const kernel = program('initrd-and-memory', [...showModule, ...exitWithMemory]);
+    const initrd = join(folder, 'initrd');
+    writeFileSync(initrd, 'the initial RAM disk\0');
+    const args = ['run', '--backend', 'soft', '--kernel', kernel, '--initrd', initrd, '--memory', '64M'];
+    const { status, out } = await squib(args);
+    expect(out).toBe('the initial RAM disk');
+    expect(status).toBe((63 << 1) | 1);
+  });
+
+  test('an exit that nobody can go on from gives 16, and is shown', async () => {
+    // mov esp, 0x80000; pushfd; or word [esp], 0x4000; popfd; iret: a return to another task, which soft has not
+    const code = [0xbc, 0, 0, 8, 0, 0x9c, 0x66, 0x81, 0x0c, 0x24, 0, 0x40, 0x9d, 0xcf];
+    const { status, err } = await squib(['run', '--kernel', program('task', code), '--backend', 'soft']);
+    expect(err).toMatch(/the guest could not go on: \{"kind":"unsupported",.*"rip":"0x10002d"/);
+    expect(status).toBe(16);
+  });
+
   // mov al, v; out 0xf4, al
   test.each([0, 1, 21])('a debug exit of %i gives (v << 1) | 1', async (value) => {
     const kernel = program(`exit-${value}`, [0xb0, value, 0xe6, 0xf4, 0xf4]);
@@ -126,6 +148,7 @@ describe('squib run', () => {
     expect(stats.firstOutputMs).toBeGreaterThan(0);
     expect(stats.devices.find((d: { name: string }) => d.name === 'line device').reads).toBeGreaterThan(0);
     const text = await squib([...args, '--stats'], 'q');
+    expect(text.err).toMatch(/first output +\d+\.\d{3} s\n +user space +–\n +guest instructions +\d/);
     expect(text.err).toMatch(/exits by kind\n +pio +\d+/);
     expect(text.err).toMatch(/line device +port 0x510 +\d+ +\d+/);
   });
@@ -137,6 +160,7 @@ describe('squib run', () => {
     ['a kernel that is none', ['--kernel', CLI], 2, 'ERR_IMAGE_FORMAT'],
     ['a wild memory size', ['--memory', '12X'], 2, 'ERR_MEMORY_SIZE'],
     ['odd memory', ['--memory', '4097'], 2, 'ERR_MEMORY_SIZE'],
+    ['more memory than there can be', ['--memory', '5000T'], 2, 'ERR_MEMORY_SIZE'],
     ['no vCPUs', ['--cpus', '0'], 2, 'ERR_VCPU_COUNT'],
     ['two vCPUs on soft', ['--cpus', '2', '--backend', 'soft'], 2, 'ERR_VCPU_COUNT'],
     ['a number that is none', ['--cpus', 'many'], 2, 'ERR_INVALID_ARGUMENT'],
@@ -241,19 +265,26 @@ describe('squib inspect', () => {
   );
 });
 
+test('doctor and demo refuse what they do not know', async () => {
+  for (const args of [
+    ['doctor', '--frob'],
+    ['doctor', 'stray'],
+    ['demo', '--frob'],
+    ['demo', '--backend', 'qemu', '--kernel', CLI],
+  ]) {
+    const { status, err } = await squib(args);
+    expect(err).toContain('ERR_INVALID_ARGUMENT');
+    expect(status).toBe(2);
+  }
+});
+
 test('help lists commands, options and statuses; nonsense is refused', async () => {
   const help = await squib(['help']);
-  for (const word of [
-    'squib run',
-    'squib demo',
-    'squib doctor',
-    'squib inspect',
-    '--escape',
-    '(v << 1) | 1',
-    '124',
-  ]) {
-    expect(help.out).toContain(word);
-  }
+  for (const command of ['run', 'demo', 'doctor', 'inspect']) expect(help.out).toContain(`squib ${command} `);
+  const options = ['kernel', 'initrd', 'append', 'memory', 'cpus', 'backend', 'timeout', 'stats', 'escape'];
+  for (const option of options) expect(help.out).toContain(`--${option}`);
+  const statuses = ['0', '(v << 1) | 1', '2', '10', '12', '14', '16', '20', '124', '130', '128 + n'];
+  for (const status of statuses) expect(help.out).toContain(`\n  ${status} `);
   expect(help.status).toBe(0);
   expect((await squib(['frobnicate'])).status).toBe(2);
   expect((await squib(['constructor'])).status).toBe(2);

@@ -45,6 +45,12 @@ function printer(lines: number): Uint8Array {
   ]);
 }
 
+/** A multiboot program that prints what Linux does when user space begins. */
+function announcer(): Uint8Array {
+  const line = [...Buffer.from('Run /init as init process\n')];
+  return multiboot([...line.flatMap((letter) => [0xb0, letter, 0xe6, 0xe9]), ...POWER_OFF]);
+}
+
 async function text(stream: ReadableStream<Uint8Array>): Promise<string> {
   let all = '';
   for await (const bytes of stream as unknown as AsyncIterable<Uint8Array>)
@@ -175,6 +181,33 @@ test('a command line of one’s own takes the place of the default', async () =>
   }
 });
 
+test('a machine tells when user space runs, and when it has ended', async () => {
+  await using machine = await Machine.create({ kernel: announcer(), memory: '16M', backend: 'soft' });
+  const events: unknown[] = [];
+  machine.on('userspace', (milliseconds) => events.push(milliseconds));
+  machine.on('ended', ({ kind }) => events.push(kind));
+  await machine.run();
+  expect(events).toEqual([machine.stats.userspaceMs, 'powerOff']);
+  expect(machine.stats.userspaceMs).toBeGreaterThan(0);
+});
+
+test('a run that is under way when its machine is disposed of has ended afterwards', async () => {
+  const machine = await Machine.create({ kernel: HELLO, memory: '16M', backend: 'soft' });
+  const ends: string[] = [];
+  const run = machine.run().then(({ kind }) => ends.push(kind));
+  await machine[Symbol.asyncDispose]();
+  await run;
+  expect(ends).toEqual(['aborted']);
+  expect(machine.closed).toBe(true);
+});
+
+test('what is piped into the console reaches the guest', async () => {
+  await using machine = await Machine.create({ kernel: HELLO, memory: '16M', backend: 'soft' });
+  const run = machine.run();
+  await new Blob(['q']).stream().pipeTo(machine.console.writable);
+  expect((await run).kind).toBe('powerOff');
+});
+
 describe('console output', () => {
   // On soft: no backend matters here, and a million exits take a while where KVM interprets.
   const printing = (lines: number) =>
@@ -217,6 +250,11 @@ describe('bad input', () => {
     ['an empty kernel', { kernel: new Uint8Array() }, 'ERR_IMAGE_FORMAT'],
     ['noise as a kernel', { kernel: new Uint8Array(5000).fill(0xa5) }, 'ERR_IMAGE_FORMAT'],
     ['half a kernel', { kernel: readFileSync(HELLO).subarray(0, 100) }, 'ERR_IMAGE_FORMAT'],
+    [
+      'a kernel larger than memory',
+      { kernel: Buffer.concat([multiboot(POWER_OFF), new Uint8Array(16 << 20)]) },
+      'ERR_IMAGE_TOO_LARGE',
+    ],
     ['an initrd larger than memory', { initrd: new Uint8Array(32 << 20) }, 'ERR_IMAGE_TOO_LARGE'],
     ['no memory', { memory: 0 }, 'ERR_MEMORY_SIZE'],
     ['odd memory', { memory: 4097 }, 'ERR_MEMORY_SIZE'],

@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
-import { target } from '../ts/native.cjs';
+import { native, target } from '../ts/native.cjs';
 
 const ROOT = join(__dirname, '..');
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8');
@@ -121,6 +121,26 @@ test('the types serve strict programs in both formats', () => {
   expect(stdout).toBe('');
 });
 
+test('the compiler says which kinds of exit a switch forgets', () => {
+  // Those of other backends are missing.
+  const cases = native()
+    .backendCapabilities('soft')
+    .exits.map((kind) => `case '${kind}':`);
+  const program = `
+    import { assertNever, type VmExit } from 'squib';
+    export function known(exit: VmExit): boolean {
+      switch (exit.kind) {
+        ${cases.join(' ')} return true;
+        default: return assertNever(exit);
+      }
+    }`;
+  writeFileSync(join(folder, 'forgetful.ts'), program);
+  const types = ['--typeRoots', join(ROOT, 'node_modules/@types'), '--types', 'node'];
+  const flags = ['--strict', '--noEmit', '--module', 'nodenext', '--target', 'es2022', '--ignoreConfig'];
+  const { stdout } = node([tool('typescript'), ...flags, ...types, 'forgetful.ts']);
+  expect(stdout).toMatch(/"wfi".* is not assignable to parameter of type 'never'/);
+});
+
 test('publint and attw have nothing to say', () => {
   const [archive = ''] = archives;
   expect(node([tool('publint'), 'run', archive, '--strict']).stdout).toContain('All good!');
@@ -134,7 +154,13 @@ test('where no addon fits, everything says what to do', () => {
   const doctor = node([cli, 'doctor']);
   expect(doctor.stdout).toContain('npm run build');
   expect(doctor.status).toBe(20);
-  expect(node([cli, 'run']).status).toBe(20);
+  for (const args of [['run'], ['demo', '--kernel', 'none'], ['inspect', '90']]) {
+    const { status, stderr } = node([cli, ...args]);
+    expect(stderr).toContain('ERR_ADDON_MISSING');
+    expect(status).toBe(20);
+  }
+  expect(node([cli, 'inspect', 'zz']).status).toBe(2);
+  expect(node([cli, 'help']).status).toBe(0);
   const program =
     "import { Vm } from 'squib'; try { Vm.create({ memory: 4096 }) } catch (e) { console.log(e.name, e.code) }";
   expect(node(['--input-type=module', '-e', program]).stdout).toBe('SquibError ERR_ADDON_MISSING\n');

@@ -1,4 +1,5 @@
 /** What kernels are told. */
+import { guard } from './errors.js';
 import { native } from './native.cjs';
 
 /**
@@ -8,6 +9,6 @@ import { native } from './native.cjs';
  * @param more words to put behind it; where Linux takes a word only once, the last one counts
  */
 export function defaultCommandLine(more = ''): string {
-  const words = native().DEFAULT_COMMAND_LINE;
+  const words = guard(() => native().DEFAULT_COMMAND_LINE);
   return more === '' ? words : `${words} ${more}`;
 }

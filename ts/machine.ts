@@ -114,8 +114,14 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
    * ERR_DEVICE_OVERLAP, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_INVALID_ARGUMENT
    */
   static async create(options: MachineOptions): Promise<Machine> {
-    const { initrd, memory = '256M', cpus = 1, backend = 'auto', devices = [] } = options;
-    const { cmdline = guard(() => defaultCommandLine()) } = options;
+    const {
+      initrd,
+      cmdline = defaultCommandLine(),
+      memory = '256M',
+      cpus = 1,
+      backend = 'auto',
+      devices = [],
+    } = options;
     if (typeof cmdline !== 'string') invalid('the command line must be text');
     const parts = {
       memory: byteSize(memory),

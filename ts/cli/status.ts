@@ -25,6 +25,8 @@ export const UNUSABLE = 20;
 /** The exit status for an error. */
 export function statusOf(error: unknown): number {
   if (!(error instanceof SquibError)) return 16;
+  // These two can come where there is no addon to ask.
   if (error.code === 'ERR_ADDON_MISSING') return UNUSABLE;
+  if (error.code === 'ERR_INVALID_ARGUMENT') return BAD_ARGUMENTS;
   return native().errorStatus(error.code);
 }
