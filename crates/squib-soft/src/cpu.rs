@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use squib_core::x86::bits::RFLAGS_TF;
-use squib_core::{Clock, GuestMemory};
+use squib_core::{Clock, Entropy, GuestMemory};
 use squib_x86::env::{Env, Flush, Leave};
 use squib_x86::model::CpuModel;
 use squib_x86::state::sreg;
@@ -80,7 +80,8 @@ pub struct Cpu {
     pub(crate) nmi_pending: bool,
     /// Accesses to model-specific registers that nobody has.
     pub(crate) unknown_msrs: u64,
-    pub(crate) random_state: u64,
+    /// Where RDRAND and RDSEED have their numbers from.
+    pub(crate) entropy: Option<Arc<dyn Entropy>>,
     /// Every instruction runs by its full description, in a block of its own.
     pub(crate) plain: bool,
 }
@@ -121,7 +122,7 @@ impl Cpu {
             window_wanted: false,
             nmi_pending: false,
             unknown_msrs: 0,
-            random_state: 0x853c_49e6_748f_ea9b,
+            entropy: None,
             plain: false,
             state,
         };

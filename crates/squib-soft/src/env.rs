@@ -154,14 +154,10 @@ impl Env for Cpu {
         }
     }
 
-    fn random(&mut self) -> u64 {
-        // xorshift64*: guests must not take it for entropy, and the CPU models here do not offer RDRAND.
-        let mut x = self.random_state | 1;
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        self.random_state = x;
-        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    fn random(&mut self) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.entropy.as_ref()?.fill(&mut bytes);
+        Some(u64::from_le_bytes(bytes))
     }
 
     fn leave(&mut self, why: Leave) {

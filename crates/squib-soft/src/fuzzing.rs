@@ -71,8 +71,8 @@ impl Input<'_> {
 /// Runs `data` with and without the specialised handlers, and asserts that nothing of the outcome differs. Where the
 /// budget ends a run, which is exact only without them, the exits before it are compared.
 pub fn code(data: &[u8]) {
-    let fast = run(&SoftBackend::default(), data);
-    let plain = run(&SoftBackend::plain(CpuModel::v1()), data);
+    let fast = run(&SoftBackend::new(CpuModel::max()), data);
+    let plain = run(&SoftBackend::plain(CpuModel::max()), data);
     let spent = |s: &Seen| s.exits.last().is_some_and(|e| e == "BudgetSpent");
     if spent(&fast) || spent(&plain) {
         let common = fast.exits.len().min(plain.exits.len()).saturating_sub(1);
@@ -161,7 +161,7 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
         (s.ds, s.es, s.ss, s.fs, s.gs) = (data, data, data, data, data);
         s.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_PG | CR0_WP;
         s.cr3 = PML4;
-        s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+        s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
         s.efer = EFER_SCE | EFER_NXE;
         if long {
             s.efer |= EFER_LME | EFER_LMA;

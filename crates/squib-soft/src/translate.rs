@@ -3,7 +3,7 @@
 
 use iced_x86::Mnemonic as M;
 use squib_x86::insn::{DecodeError, Insn, InsnDecoder, Operand, Rep};
-use squib_x86::offer::offers;
+use squib_x86::offer::admit;
 use squib_x86::sem::{ConditionalKind, condition};
 use squib_x86::{Exception, flags};
 
@@ -171,7 +171,6 @@ fn may_stop(i: &Insn) -> bool {
                 | M::Cdq
                 | M::Cwd
                 | M::Nop
-                | M::Endbr64
                 | M::Bt
                 | M::Adc
                 | M::Sbb
@@ -237,19 +236,17 @@ impl Cpu {
         let mut decoder = InsnDecoder::new(&window[..len], rip, mode);
         while insns.len() < most {
             match decoder.next_insn() {
-                Ok(i) if !offers(&self.model, i.code) => {
-                    if insns.is_empty() {
-                        return Err(Exception::UD);
+                Ok(i) => match admit(&self.model, i) {
+                    Some(i) => {
+                        let last = ends_block(&i);
+                        insns.push(i);
+                        if last {
+                            break;
+                        }
                     }
-                    break;
-                }
-                Ok(i) => {
-                    let last = ends_block(&i);
-                    insns.push(i);
-                    if last {
-                        break;
-                    }
-                }
+                    None if insns.is_empty() => return Err(Exception::UD),
+                    None => break,
+                },
                 Err(_) if !insns.is_empty() => break,
                 Err(DecodeError::Truncated) if (phys & (PAGE - 1)) + len as u64 == PAGE => {
                     return self.decode_crossing(key, &window[..len]);
@@ -276,8 +273,10 @@ impl Cpu {
         bytes[..head].copy_from_slice(&start[..head]);
         bytes[head..head + tail].copy_from_slice(&window[..tail]);
         match InsnDecoder::new(&bytes[..head + tail], key.rip, key.mode).next_insn() {
-            Ok(i) if !offers(&self.model, i.code) => Err(Exception::UD),
-            Ok(i) => Ok(self.lower(key, Some(phys & !(PAGE - 1)), vec![i])),
+            Ok(i) => {
+                let i = admit(&self.model, i).ok_or(Exception::UD)?;
+                Ok(self.lower(key, Some(phys & !(PAGE - 1)), vec![i]))
+            }
             Err(DecodeError::Invalid) => Err(Exception::UD),
             Err(_) => Err(Exception::GP0),
         }

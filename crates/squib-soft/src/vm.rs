@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squib_core::{
-    BackendCapabilities, BackendKind, CodeWriteObserver, Error, ErrorCode, ExitKind, ExitSet, GuestMemory,
+    BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind, ExitSet, GuestMemory,
     HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
@@ -34,6 +34,7 @@ const EXITS: ExitSet = ExitSet::of(&[
 pub struct SoftBackend {
     capabilities: BackendCapabilities,
     model: CpuModel,
+    entropy: Option<Arc<dyn Entropy>>,
     plain: bool,
 }
 
@@ -50,7 +51,13 @@ impl SoftBackend {
         capabilities.irqchips = &[IrqchipKind::Full, IrqchipKind::None];
         capabilities.instruction_budget = true;
         capabilities.tsc_khz = Some(model.tsc_khz);
-        Self { capabilities, model, plain: false }
+        Self { capabilities, model, entropy: None, plain: false }
+    }
+
+    /// With a source of the numbers that RDRAND and RDSEED give. Without one they say that they have none.
+    #[must_use]
+    pub fn with_entropy(self, entropy: Arc<dyn Entropy>) -> Self {
+        Self { entropy: Some(entropy), ..self }
     }
 
     /// The same without short cuts: every instruction runs by its full description, in a block of its own, and an
@@ -82,8 +89,9 @@ impl HypervisorBackend for SoftBackend {
         };
         let outside = Arc::new(Outside::default());
         config.memory.observe_code_writes(outside.clone())?;
-        let (config, model, plain) = (config.clone(), self.model, self.plain);
-        Ok(Arc::new(SoftVm { config, model, plain, controllers, outside }))
+        let (config, model, plain, entropy) =
+            (config.clone(), self.model, self.plain, self.entropy.clone());
+        Ok(Arc::new(SoftVm { config, model, entropy, plain, controllers, outside }))
     }
 }
 
@@ -107,6 +115,7 @@ impl CodeWriteObserver for Outside {
 pub struct SoftVm {
     config: VmConfig,
     model: CpuModel,
+    entropy: Option<Arc<dyn Entropy>>,
     plain: bool,
     controllers: Option<Arc<Controllers>>,
     outside: Arc<Outside>,
@@ -143,7 +152,7 @@ impl Vm for SoftVm {
         }
         let platform = Platform::new(self.controllers.clone(), id as usize);
         let mut cpu = Cpu::new(self.config.memory.clone(), self.model, self.config.clock.clone(), platform);
-        cpu.plain = self.plain;
+        (cpu.plain, cpu.entropy) = (self.plain, self.entropy.clone());
         Ok(Box::new(SoftVcpu::new(cpu, shared, self.outside.written.clone())))
     }
 

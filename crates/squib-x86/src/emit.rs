@@ -50,6 +50,53 @@ pub enum Un {
     Bswap,
 }
 
+/// An operation on two values that many processors have no instruction for: a pure function, which a compiler may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pure {
+    /// CRC-32C (polynomial 0x11EDC6F41, bits reversed): `a` is the sum so far, 32 bits as is the result; `b` the data.
+    Crc32,
+    /// The low bits of `a` to where `b` has ones.
+    Deposit,
+    /// The bits of `a` where `b` has ones, to the low end.
+    Extract,
+}
+
+impl Pure {
+    /// What it gives; `size` is that of the data.
+    pub fn eval(self, size: Size, a: u64, b: u64) -> u64 {
+        match self {
+            Self::Crc32 => (0..size.bytes()).fold(a as u32, |sum, i| crc32c(sum, (b >> (8 * i)) as u8)).into(),
+            Self::Deposit => ones(b).zip(0..).fold(0, |all, (bit, i)| if a >> i & 1 != 0 { all | bit } else { all }),
+            Self::Extract => ones(b).zip(0..).fold(0, |all, (bit, i)| all | u64::from(a & bit != 0) << i),
+        }
+    }
+}
+
+/// The bits of `mask` that are set, each alone, the lowest first.
+fn ones(mask: u64) -> impl Iterator<Item = u64> {
+    let lowest = |m: u64| (m != 0).then_some(m);
+    std::iter::successors(lowest(mask), move |m| lowest(m & (m - 1))).map(|m| m & m.wrapping_neg())
+}
+
+/// The sum with one more byte.
+fn crc32c(sum: u32, byte: u8) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            let (mut sum, mut bit) = (i as u32, 0);
+            while bit < 8 {
+                sum = sum >> 1 ^ if sum & 1 != 0 { 0x82f6_3b78 } else { 0 };
+                bit += 1;
+            }
+            table[i] = sum;
+            i += 1;
+        }
+        table
+    };
+    sum >> 8 ^ TABLE[usize::from(sum as u8 ^ byte)]
+}
+
 /// A comparison of two values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -107,6 +154,8 @@ pub trait Emit {
     fn bin(&mut self, op: Bin, size: Size, a: Self::V, b: Self::V) -> Self::V;
     /// `op a`, cut to `size`.
     fn un(&mut self, op: Un, size: Size, a: Self::V) -> Self::V;
+    /// [`Pure::eval`] of two values.
+    fn pure(&mut self, op: Pure, size: Size, a: Self::V, b: Self::V) -> Self::V;
     /// Sign-extends from one size to another.
     fn sext(&mut self, from: Size, to: Size, v: Self::V) -> Self::V;
     /// Low and high half of a product.
@@ -150,6 +199,8 @@ pub trait Emit {
     /// [`helper`](crate::helper).
     fn helper(&mut self, i: &Insn) -> Result<(), Self::Stop>;
 
+    /// Checks that the mode has VEX prefixes: #UD in real and virtual-8086 mode.
+    fn check_vex(&mut self) -> Result<(), Self::Stop>;
     /// Checks that SSE, or with `mmx` MMX, may be used: #UD, #NM or #MF.
     fn check_vector(&mut self, mmx: bool) -> Result<(), Self::Stop>;
     /// Enters MMX state: the x87 stack's top becomes 0 and all its registers valid.
@@ -217,5 +268,30 @@ pub trait Emit {
             self.write(size, op, new)?;
             Ok(old)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_the_polynomials_author() {
+        // RFC 3720, B.4: 32 bytes of zeros, of ones, and counting up.
+        let sum = |bytes: [u8; 32]| {
+            let words = bytes.as_chunks().0.iter().map(|w| u64::from_le_bytes(*w));
+            !words.fold(u64::from(u32::MAX), |sum, w| Pure::Crc32.eval(Size::B8, sum, w)) as u32
+        };
+        assert_eq!(sum([0; 32]), 0x8a91_36aa);
+        assert_eq!(sum([0xff; 32]), 0x62a8_ab43);
+        assert_eq!(sum(std::array::from_fn(|i| i as u8)), 0x46dd_794e);
+    }
+
+    #[test]
+    fn bits_are_put_apart_and_together() {
+        assert_eq!(Pure::Deposit.eval(Size::B8, 0b1011, 0x8000_0000_0001_0110), 0x8000_0000_0000_0110);
+        assert_eq!(Pure::Extract.eval(Size::B8, 0x8000_0000_0000_0110, 0x8000_0000_0001_0110), 0b1011);
+        assert_eq!(Pure::Deposit.eval(Size::B8, u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(Pure::Extract.eval(Size::B4, 5, 0), 0);
     }
 }

@@ -139,8 +139,8 @@ pub trait Env {
         0
     }
 
-    /// Random bits for RDRAND and RDSEED.
-    fn random(&mut self) -> u64;
+    /// Random bits for RDRAND and RDSEED; `None` where there are none to be had.
+    fn random(&mut self) -> Option<u64>;
 
     /// Ends the run of guest code after this instruction.
     fn leave(&mut self, why: Leave);

@@ -10,12 +10,15 @@ use crate::flags::LazyFlags;
 use crate::fp::mxcsr::Mxcsr;
 use crate::helper::{linear, set};
 use crate::insn::{Insn, MemRef, Operand};
+use crate::simd::{sha256_rounds, text};
 use crate::size::Size;
 use crate::state::sreg;
 use crate::x87::image::{Layout, MAX_SIZE};
 use crate::x87::{Output, Pointers, X87, X87Insn, X87Op, form};
 
 const RAX: usize = 0;
+const RCX: usize = 1;
+const RDX: usize = 2;
 const RDI: usize = 7;
 
 /// Runs an instruction of this file; `None` when `i` is none.
@@ -33,6 +36,13 @@ pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>>
         M::Ldmxcsr => load_mxcsr(env, i),
         M::Stmxcsr => store_mxcsr(env, i),
         M::Maskmovq | M::Maskmovdqu => masked_store(env, i),
+        M::Sha256rnds2 => hash_rounds(env, i),
+        M::Pcmpestri
+        | M::Pcmpestri64
+        | M::Pcmpestrm
+        | M::Pcmpestrm64
+        | M::Pcmpistri
+        | M::Pcmpistrm => compare_strings(env, i),
         _ => return form(i.code).map(|x| arithmetic(env, i, x)),
     })
 }
@@ -279,5 +289,57 @@ fn masked_store<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     if mmx {
         env.state().x87.enter_mmx();
     }
+    Ok(())
+}
+
+/// The first operand of an SSE instruction, an XMM register, its number, and the second, a register or 16 bytes of
+/// memory.
+fn vectors<E: Env + ?Sized>(env: &mut E, i: &Insn, aligned: bool) -> Result<(usize, u128, u128), Stop> {
+    check_sse(env)?;
+    let Operand::Xmm(dst) = i.ops[0] else { return Err(Exception::UD.into()) };
+    let b = match i.ops[1] {
+        Operand::Xmm(r) => env.state_ref().xmm[usize::from(r & 15)],
+        Operand::Mem(m) => {
+            let addr = linear(env, &m, 16, false)?;
+            if aligned && addr & 15 != 0 {
+                return Err(Exception::GP0.into());
+            }
+            let mut bytes = [0; 16];
+            read_bytes(env, addr, &mut bytes)?;
+            u128::from_le_bytes(bytes)
+        }
+        _ => return Err(Exception::UD.into()),
+    };
+    let dst = usize::from(dst & 15);
+    Ok((dst, env.state_ref().xmm[dst], b))
+}
+
+/// SHA256RNDS2, whose third operand is XMM0.
+fn hash_rounds<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    let (dst, a, b) = vectors(env, i, true)?;
+    let xmm = &mut env.state().xmm;
+    xmm[dst] = sha256_rounds(a, b, xmm[0]);
+    Ok(())
+}
+
+/// PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: lengths in RAX and RDX or by a zero, the result in RCX or XMM0.
+fn compare_strings<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    let (_, a, b) = vectors(env, i, false)?;
+    let Operand::Imm(control) = i.ops[2] else { return Err(Exception::UD.into()) };
+    let control = control as u8;
+    let state = env.state();
+    let explicit = |r: usize, size: Size| text::explicit_length(size.sext(state.r[r]) as i64, control);
+    let lengths = match i.mnemonic {
+        M::Pcmpestri | M::Pcmpestrm => [explicit(RAX, Size::B4), explicit(RDX, Size::B4)],
+        M::Pcmpestri64 | M::Pcmpestrm64 => [explicit(RAX, Size::B8), explicit(RDX, Size::B8)],
+        _ => [text::implicit_length(a, control), text::implicit_length(b, control)],
+    };
+    let found = text::compare(a, b, lengths, control);
+    if matches!(i.mnemonic, M::Pcmpestri | M::Pcmpestri64 | M::Pcmpistri) {
+        state.r[RCX] = found.index().into();
+    } else {
+        state.xmm[0] = found.mask();
+    }
+    state.lazy = LazyFlags::fixed(found.flags());
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The instructions that every tier leaves to the same function: from a decoded instruction to
-//! [`system`], [`string`](crate::string) and [`x87`](crate::x87).
+//! [`system`], [`string`](crate::string), [`decimal`](crate::decimal) and [`x87`](crate::x87).
 //!
 //! On entry RIP is the address of the following instruction.
 
@@ -7,6 +7,7 @@ use iced_x86::{Code, Mnemonic as M};
 use squib_core::x86::bits::*;
 
 use crate::address;
+use crate::decimal;
 use crate::env::{Env, Leave, Rights};
 use crate::fault::{Exception, Stop};
 use crate::flags::LazyFlags;
@@ -57,6 +58,8 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         M::Rcl | M::Rcr => rotate_through_carry(env, i),
         M::Cmpxchg8b | M::Cmpxchg16b => compare_exchange_wide(env, i),
         M::Xlatb => xlat(env, i),
+        M::Daa | M::Das | M::Aaa | M::Aas | M::Aam | M::Aad | M::Salc => decimal::decimal(env, i),
+        M::Bound => decimal::bound(env, i),
         M::In => port_in(env, i),
         M::Out => port_out(env, i),
         M::Cld => {
@@ -85,6 +88,13 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         }
         M::Rdmsr => msr::rdmsr(env),
         M::Wrmsr => msr::wrmsr(env),
+        M::Rdpid => {
+            let value = env.state_ref().msr.tsc_aux & 0xffff_ffff;
+            write(env, i, 0, i.size, value)
+        }
+        M::Rdpkru => system::keys::rdpkru(env),
+        M::Wrpkru => system::keys::wrpkru(env),
+        M::Rdrand | M::Rdseed => random(env, i),
         M::Rdtsc => tsc::rdtsc(env),
         M::Rdtscp => tsc::rdtscp(env),
         M::Invlpg => {
@@ -603,6 +613,14 @@ fn compare_exchange_wide<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), S
     let state = env.state();
     let kept = state.lazy.bits() & !RFLAGS_ZF;
     state.lazy = LazyFlags::fixed(kept | if equal { RFLAGS_ZF } else { 0 });
+    Ok(())
+}
+
+/// RDRAND and RDSEED: CF says whether there was a number; the other status flags are clear (Intel SDM vol. 1, 7.3.17).
+fn random<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
+    let number = env.random();
+    write(env, i, 0, i.size, i.size.trunc(number.unwrap_or(0)))?;
+    env.state().lazy = LazyFlags::fixed(if number.is_some() { RFLAGS_CF } else { 0 });
     Ok(())
 }
 

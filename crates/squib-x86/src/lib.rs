@@ -9,6 +9,7 @@
 //! See `docs/design/meaning.md`.
 
 pub mod address;
+pub mod decimal;
 pub mod emit;
 pub mod env;
 pub mod fault;

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 
-use crate::emit::{Bin, Cmp, Emit, Un};
+use crate::emit::{Bin, Cmp, Emit, Pure, Un};
 use crate::flags::{Cond, FlagOp};
 use crate::insn::{Insn, MemRef};
 use crate::simd::VecOp;
@@ -163,6 +163,11 @@ impl Emit for Listing {
         self.temp(format_args!("{op}{} {a}", suffix(size)))
     }
 
+    fn pure(&mut self, op: Pure, size: Size, a: Value, b: Value) -> Value {
+        let op = format!("{op:?}").to_lowercase();
+        self.temp(format_args!("{op}{} {a}, {b}", suffix(size)))
+    }
+
     fn sext(&mut self, from: Size, to: Size, v: Value) -> Value {
         self.temp(format_args!("sext{}to{} {v}", suffix(from), suffix(to)))
     }
@@ -237,6 +242,11 @@ impl Emit for Listing {
 
     fn helper(&mut self, i: &Insn) -> Result<(), Infallible> {
         self.line(format_args!("helper {:?}", i.code));
+        Ok(())
+    }
+
+    fn check_vex(&mut self) -> Result<(), Infallible> {
+        self.line(format_args!("check.vex"));
         Ok(())
     }
 

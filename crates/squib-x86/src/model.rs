@@ -217,11 +217,29 @@ const V1: Features = {
     ])
 };
 
+/// x86-64-v2 (psABI 3.1.1): SSE to 4.2 and POPCNT. CMPXCHG16B and LAHF are in `v1` already.
+const V2: Features = {
+    use Feature as F;
+    V1.union(Features::of(&[F::SSE3, F::SSSE3, F::SSE4_1, F::SSE4_2, F::POPCNT]))
+};
+
 /// Everything that this CPU carries out. A model that asks for more is refused, so that CPUID never promises
 /// what then raises #UD.
 const IMPLEMENTED: Features = {
     use Feature as F;
-    V1.union(Features::of(&[
+    V2.union(Features::of(&[
+        F::PCLMULQDQ,
+        F::MOVBE,
+        F::AES,
+        F::RDRAND,
+        F::BMI1,
+        F::BMI2,
+        F::RDSEED,
+        F::ADX,
+        F::SHA,
+        F::RDPID,
+        F::LZCNT,
+        F::PREFETCHW,
         F::FSGSBASE,
         F::SMEP,
         F::SMAP,
@@ -270,7 +288,7 @@ const REQUIRES: &[(Feature, Feature)] = {
 };
 
 /// The named models.
-const NAMED: &[(&str, Features)] = &[("v1", V1), ("max", IMPLEMENTED)];
+const NAMED: &[(&str, Features)] = &[("v1", V1), ("v2", V2), ("max", IMPLEMENTED)];
 
 /// A processor as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,6 +318,11 @@ impl CpuModel {
         Self::with_features(V1)
     }
 
+    /// x86-64-v2: `v2`.
+    pub fn v2() -> Self {
+        Self::with_features(V2)
+    }
+
     /// Everything there is: `max`.
     pub fn max() -> Self {
         Self::with_features(IMPLEMENTED)
@@ -310,11 +333,11 @@ impl CpuModel {
         Self { features, signature: 0x0001_06ca, physical_bits: 46, tsc_khz: 1_000_000, cpus: 1 }
     }
 
-    /// A model by name with features added and taken away: `v1`, `max`, `max,-smap`, `v1,+fsgsbase`.
+    /// A model by name with features added and taken away: `v1`, `v2`, `max`, `max,-smap`, `v2,+aes`.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidArgument`] for an unknown name or a set that no processor has,
-    /// [`ErrorCode::Unsupported`] for a feature that this CPU does not carry out.
+    /// [`ErrorCode::InvalidArgument`] for unknown names, listing those there are, and for a set that no processor has;
+    /// [`ErrorCode::Unsupported`] for features that this CPU does not carry out.
     pub fn parse(text: &str) -> Result<Self> {
         let mut parts = text.split(',');
         let name = parts.next().unwrap_or_default();
@@ -322,16 +345,25 @@ impl CpuModel {
             let names: Vec<_> = NAMED.iter().map(|(n, _)| *n).collect();
             return Err(invalid(format!("there is no CPU model '{name}'; there are {}", names.join(", "))));
         };
+        let mut unknown = Vec::new();
         for part in parts {
             let (on, feature) = match (part.strip_prefix('+'), part.strip_prefix('-')) {
                 (Some(f), _) => (true, f),
                 (_, Some(f)) => (false, f),
                 _ => return Err(invalid(format!("'{part}' in a CPU model wants a + or - before it"))),
             };
-            let feature = Feature::by_name(feature).ok_or_else(|| {
-                invalid(format!("there is no CPU feature '{feature}'; names are those of /proc/cpuinfo"))
-            })?;
-            features.set(feature, on);
+            match Feature::by_name(feature) {
+                Some(feature) => features.set(feature, on),
+                None => unknown.push(feature),
+            }
+        }
+        if !unknown.is_empty() {
+            let known = IMPLEMENTED.beyond(&Features::default());
+            return Err(invalid(format!(
+                "there is no CPU feature {}; there are {}",
+                unknown.join(", "),
+                known.join(", ")
+            )));
         }
         let missing = features.beyond(&IMPLEMENTED);
         if !missing.is_empty() {
@@ -414,6 +446,14 @@ mod tests {
     }
 
     #[test]
+    fn an_error_names_every_unknown_feature_and_the_known_ones() {
+        let error = CpuModel::parse("v2,+turbo,+aes,-warp").unwrap_err().to_string();
+        for name in ["turbo, warp", "sse4_2", "aes", "bmi2"] {
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let code = |text| CpuModel::parse(text).unwrap_err().code();
         assert_eq!(code("pentium"), ErrorCode::InvalidArgument);
@@ -421,6 +461,7 @@ mod tests {
         assert_eq!(code("v1,fsgsbase"), ErrorCode::InvalidArgument);
         assert_eq!(code("v1,+turbo"), ErrorCode::InvalidArgument);
         assert_eq!(code("v1,-tsc"), ErrorCode::InvalidArgument);
-        assert_eq!(code("v1,+aes"), ErrorCode::Unsupported);
+        assert_eq!(code("v2,-sse2"), ErrorCode::InvalidArgument);
+        assert_eq!(code("v1,+pcid"), ErrorCode::Unsupported);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use squib_x86::emit::{Bin, Cmp, Emit, Un};
+use squib_x86::emit::{Bin, Cmp, Emit, Pure, Un};
 use squib_x86::insn::{Insn, MemRef};
 use squib_x86::simd::{self, VecOp};
 use squib_x86::state::sreg;
@@ -330,6 +330,10 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
         }
     }
 
+    fn pure(&mut self, op: Pure, size: Size, a: u64, b: u64) -> u64 {
+        op.eval(size, a, b)
+    }
+
     #[inline(always)]
     fn sext(&mut self, from: Size, to: Size, v: u64) -> u64 {
         to.trunc(from.sext(v))
@@ -430,6 +434,13 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
 
     fn helper(&mut self, i: &Insn) -> Result<(), Halted> {
         squib_x86::helper::run(self.cpu, i).map_err(|stop| self.cpu.halt(stop))
+    }
+
+    fn check_vex(&mut self) -> Result<(), Halted> {
+        if !self.cpu.state.protected() || self.cpu.state.v86() {
+            return Err(self.cpu.halt(Stop::Fault(Exception::UD)));
+        }
+        Ok(())
     }
 
     #[inline(always)]

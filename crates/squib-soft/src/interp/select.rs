@@ -365,7 +365,7 @@ pub fn select(i: &Insn, cx: &Context) -> Option<Chosen> {
                 _ => None,
             }
         }
-        (M::Bsf | M::Bsr | M::Tzcnt, Operand::Reg(a), Operand::Reg(b)) if i.size >= Size::B4 => {
+        (M::Bsf | M::Bsr, Operand::Reg(a), Operand::Reg(b)) if i.size >= Size::B4 => {
             let handler: Handler = match (i.mnemonic == M::Bsr, wide) {
                 (false, 0) => h::scan_rr::<false, 2, true>,
                 (false, _) => h::scan_rr::<false, 3, true>,
@@ -377,7 +377,7 @@ pub fn select(i: &Insn, cx: &Context) -> Option<Chosen> {
         (M::Xchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XCHG_M[full][s]),
         (M::Cmpxchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| CMPXCHG_M[full][s]),
         (M::Xadd, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XADD_M[full][s]),
-        (M::Nop | M::Endbr64 | M::Lfence | M::Sfence | M::Mfence | M::Prefetcht0 | M::Prefetchw, ..)
+        (M::Nop | M::Lfence | M::Sfence | M::Mfence | M::Prefetcht0 | M::Prefetchw, ..)
             if !i.lock =>
         {
             builder.regs(h::nop, 0, 0)

@@ -1,8 +1,8 @@
-//! Bit test and bit scan (Intel SDM vol. 1, 7.3.7). BT and its kin with a register offset into memory are
+//! Bit test, scan and count (Intel SDM vol. 1, 7.3.7). BT and its kin with a register offset into memory are
 //! helpers, because the offset moves the address.
 
 use iced_x86::Mnemonic;
-use squib_core::x86::bits::RFLAGS_CF;
+use squib_core::x86::bits::{RFLAGS_CF, RFLAGS_ZF};
 
 use crate::emit::{Bin, Cmp, Emit, Un};
 use crate::flags::FlagOp;
@@ -104,5 +104,62 @@ pub fn scan<E: Emit + ?Sized>(
     let res = e.sel(none, old, found);
     e.write(write, dst, res)?;
     e.flags(FlagOp::Logic, size, v, zero);
+    Ok(())
+}
+
+/// The flag with this mask where `c`.
+#[inline(always)]
+pub(super) fn flag<E: Emit + ?Sized>(e: &mut E, c: E::C, mask: u64) -> E::V {
+    let (set, clear) = (e.imm(mask), e.imm(0));
+    e.sel(c, set, clear)
+}
+
+/// TZCNT, or with `leading` LZCNT: the zeros at one end. CF says that there is nothing else, ZF that there are none.
+#[inline(always)]
+pub fn count_zeros<E: Emit + ?Sized>(
+    e: &mut E,
+    leading: bool,
+    size: Size,
+    dst: Operand<E::Mem>,
+    src: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    let v = e.read(size, src)?;
+    let zero = e.imm(0);
+    let none = e.cmp(Cmp::Eq, v, zero);
+    let found = if leading {
+        let (top, highest) = (e.imm(u64::from(size.bits() - 1)), e.un(Un::BitLength, size, v));
+        e.bin(Bin::Sub, size, top, highest)
+    } else {
+        e.un(Un::Ctz, size, v)
+    };
+    let all = e.imm(size.bits().into());
+    let res = e.sel(none, all, found);
+    e.write(size, dst, res)?;
+    if e.flags_live() {
+        let at_once = e.cmp(Cmp::Eq, res, zero);
+        let (cf, zf) = (flag(e, none, RFLAGS_CF), flag(e, at_once, RFLAGS_ZF));
+        let bits = e.bin(Bin::Or, Size::B8, cf, zf);
+        e.flags(FlagOp::Fixed, size, bits, bits);
+    }
+    Ok(())
+}
+
+/// POPCNT: only ZF can be set.
+#[inline(always)]
+pub fn count_ones<E: Emit + ?Sized>(
+    e: &mut E,
+    size: Size,
+    dst: Operand<E::Mem>,
+    src: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    let v = e.read(size, src)?;
+    let res = e.un(Un::Popcnt, size, v);
+    e.write(size, dst, res)?;
+    if e.flags_live() {
+        let zero = e.imm(0);
+        let none = e.cmp(Cmp::Eq, v, zero);
+        let bits = flag(e, none, RFLAGS_ZF);
+        e.flags(FlagOp::Fixed, size, bits, bits);
+    }
     Ok(())
 }

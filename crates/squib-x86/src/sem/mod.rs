@@ -5,6 +5,7 @@
 
 pub mod alu;
 pub mod bits;
+pub mod bmi;
 pub mod branch;
 pub mod data;
 pub mod muldiv;
@@ -13,13 +14,14 @@ pub mod vector;
 
 use iced_x86::Mnemonic as M;
 
-use crate::emit::Emit;
+use crate::emit::{Bin, Emit, Pure};
 use crate::flags::Cond;
 use crate::insn::{Insn, MemRef, Operand};
-use crate::simd::{self, Place};
+use crate::simd::{self, Place, VecOp};
 use crate::size::Size;
 
 use alu::{Alu, UnaryAlu};
+use bmi::Lowest;
 use shift::Shift;
 
 /// The condition in the name of a Jcc, SETcc or CMOVcc.
@@ -128,7 +130,8 @@ pub fn unary_op(m: M) -> Option<UnaryAlu> {
     })
 }
 
-/// Makes the meaning of `i` with `e`. LOCK prefixes that are not allowed do not get past the decoder.
+/// Makes the meaning of `i`, as [`admit`](crate::offer::admit) gives it, with `e`. LOCK prefixes that are not allowed do
+/// not get past the decoder.
 ///
 /// # Errors
 /// The emitter's, where an operation stops the instruction.
@@ -175,17 +178,9 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
         M::Lahf => data::lahf(e),
         M::Sahf => data::sahf(e),
         M::Clc | M::Stc | M::Cmc => data::set_carry(e, i.mnemonic),
-        M::Nop
-        | M::Endbr32
-        | M::Endbr64
-        | M::Rdsspd
-        | M::Rdsspq
-        | M::Pause
-        | M::Lfence
-        | M::Sfence
-        | M::Mfence => Ok(()),
-        M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Prefetch => Ok(()),
-        M::Prefetchwt1 | M::Reservednop => Ok(()),
+        M::Nop | M::Reservednop | M::Pause | M::Lfence | M::Sfence | M::Mfence => Ok(()),
+        M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta => Ok(()),
+        M::Prefetchw | M::Prefetch => Ok(()),
         // It needs what a load of a byte needs.
         M::Clflush => e.read(Size::B1, a).map(drop),
         M::Shld | M::Shrd => shift::double_shift(e, i.mnemonic == M::Shld, size, a, b, c),
@@ -199,8 +194,28 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
             (Operand::Mem(_), Operand::Reg(_)) => e.helper(i),
             _ => bits::bt(e, bits::BitOp::of(i.mnemonic), size, a, b),
         },
-        M::Bsf | M::Tzcnt => bits::scan(e, false, size, a, b),
-        M::Bsr | M::Lzcnt => bits::scan(e, true, size, a, b),
+        M::Bsf => bits::scan(e, false, size, a, b),
+        M::Bsr => bits::scan(e, true, size, a, b),
+        M::Tzcnt => bits::count_zeros(e, false, size, a, b),
+        M::Lzcnt => bits::count_zeros(e, true, size, a, b),
+        M::Popcnt => bits::count_ones(e, size, a, b),
+        M::Crc32 => bmi::crc32(e, size, i.src_size, a, b),
+        M::Movbe => bmi::move_swapped(e, size, a, b),
+        M::Adcx => bmi::add_with_flag(e, false, size, a, b),
+        M::Adox => bmi::add_with_flag(e, true, size, a, b),
+        M::Andn => bmi::andn(e, size, a, b, c),
+        M::Bextr => bmi::bextr(e, size, a, b, c),
+        M::Blsi => bmi::lowest(e, Lowest::Isolate, size, a, b),
+        M::Blsmsk => bmi::lowest(e, Lowest::Mask, size, a, b),
+        M::Blsr => bmi::lowest(e, Lowest::Reset, size, a, b),
+        M::Bzhi => bmi::bzhi(e, size, a, b, c),
+        M::Mulx => bmi::mulx(e, size, a, b, c),
+        M::Pdep => bmi::move_bits(e, Pure::Deposit, size, a, b, c),
+        M::Pext => bmi::move_bits(e, Pure::Extract, size, a, b, c),
+        M::Rorx => bmi::shift(e, Bin::Ror, size, a, b, c),
+        M::Sarx => bmi::shift(e, Bin::Sar, size, a, b, c),
+        M::Shlx => bmi::shift(e, Bin::Shl, size, a, b, c),
+        M::Shrx => bmi::shift(e, Bin::Shr, size, a, b, c),
         M::Jmp if matches!(a, Operand::Imm(_)) && b != Operand::None => e.helper(i),
         M::Call if matches!(a, Operand::Imm(_)) && b != Operand::None => e.helper(i),
         M::Jmp if !branch::is_far(i.code) => branch::jmp(e, i.stack, a),
@@ -208,6 +223,14 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
         M::Ret => branch::ret(e, i.stack, a),
         M::Jcxz | M::Jecxz | M::Jrcxz => branch::jcxz(e, i.addr, a),
         M::Loop | M::Loope | M::Loopne => branch::loop_(e, i.mnemonic, i.addr, a),
+        M::Pblendvb | M::Blendvps | M::Blendvpd if let Operand::Xmm(dst) = a => {
+            let greater = match i.mnemonic {
+                M::Pblendvb => VecOp::Pcmpgtb,
+                M::Blendvps => VecOp::Pcmpgtd,
+                _ => VecOp::Pcmpgtq,
+            };
+            vector::blend_by_sign(e, greater, dst, b)
+        }
         _ => match simd::decode(i.code, i.ops.iter().any(|o| matches!(o, Operand::Mem(_)))) {
             Some(v) if v.form.dst != Place::MaskedBytes => {
                 let imm = i

@@ -3,7 +3,7 @@
 use crate::emit::{Bin, Emit};
 use crate::flags::FlagOp;
 use crate::insn::Operand;
-use crate::simd::{Place, VecInsn};
+use crate::simd::{Place, VecInsn, VecOp};
 use crate::size::Size;
 
 const fn gpr_size(place: Place) -> Size {
@@ -69,5 +69,28 @@ pub fn vector<E: Emit + ?Sized>(
     if let Operand::Mm(r) = dst {
         e.set_mm(r, res);
     }
+    Ok(())
+}
+
+/// PBLENDVB, BLENDVPS, BLENDVPD: elements of `src` where XMM0's are negative; `greater` compares such elements.
+pub fn blend_by_sign<E: Emit + ?Sized>(
+    e: &mut E,
+    greater: VecOp,
+    dst: u8,
+    src: Operand<E::Mem>,
+) -> Result<(), E::Stop> {
+    e.check_vector(false)?;
+    let b = match src {
+        Operand::Mem(m) => e.load_x(16, true, m)?,
+        Operand::Xmm(r) => e.get_x(r),
+        _ => e.get_x(dst),
+    };
+    let (a, signs, zero) = (e.get_x(dst), e.get_x(0), e.imm(0));
+    let zero = e.v_to_x(zero);
+    let negative = e.vec(greater, zero, signs, 0)?;
+    let taken = e.vec(VecOp::Pand, negative, b, 0)?;
+    let kept = e.vec(VecOp::Pandn, negative, a, 0)?;
+    let res = e.vec(VecOp::Por, taken, kept, 0)?;
+    e.set_x(dst, res);
     Ok(())
 }

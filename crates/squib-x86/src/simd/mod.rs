@@ -1,20 +1,24 @@
-//! MMX, SSE and SSE2 to SSE4.2 on vector registers: what is computed, and on which operands.
+//! MMX, SSE and SSE2 to SSE4.2, AES, PCLMULQDQ and SHA on vector registers: what is computed, and on which operands.
 //!
 //! Everything is made from the one list in this file. A row gives an operation's name, its meaning, and the
 //! instructions (in iced-x86's names) that are made of it, each with the [`Form`] its operands have. MMX
 //! instructions compute on 128 bits like all others: their operands are zero-extended, and of the result only
-//! the low half is kept.
+//! the low half is kept. Instructions with a third operand, which is implicit, are not in the list: [`text`] and
+//! [`sha256_rounds`] are their meaning, and the variable blends are made of the list's operations.
 //!
 //! Source: Intel SDM vol. 2.
 
+mod crypto;
 mod float;
 mod form;
 mod integer;
 mod lanes;
 mod packed;
+pub mod text;
 
 use Place::{Flags, Gpr32, Gpr64, Imm, MaskedBytes, Mm};
 use float::{add_sub, dot_product_double, dot_product_single, insert_single, rounded};
+pub use crypto::sha256_rounds;
 pub use form::{Form, Place, VecInsn};
 use form::{M, M16, M32, MM, X, X8, X16, X32, X64, XU, XX};
 use iced_x86::Code;
@@ -302,6 +306,21 @@ vec_ops! {
     Blendps = |d, s, imm i| blend::<u32>(d, s, |k| i >> k & 1 != 0) => Blendps_xmm_xmmm128_imm8: X.imm();
     Blendpd = |d, s, imm i| blend::<u64>(d, s, |k| i >> k & 1 != 0) => Blendpd_xmm_xmmm128_imm8: X.imm();
     Pblendw = |d, s, imm i| blend::<u16>(d, s, |k| i >> k & 1 != 0) => Pblendw_xmm_xmmm128_imm8: X.imm();
+
+    // Cryptography.
+    Aesenc = |d, s| crypto::encrypt(d, s) => Aesenc_xmm_xmmm128: X;
+    Aesenclast = |d, s| crypto::encrypt_last(d, s) => Aesenclast_xmm_xmmm128: X;
+    Aesdec = |d, s| crypto::decrypt(d, s) => Aesdec_xmm_xmmm128: X;
+    Aesdeclast = |d, s| crypto::decrypt_last(d, s) => Aesdeclast_xmm_xmmm128: X;
+    Aesimc = |_, s| crypto::unmix_columns(s) => Aesimc_xmm_xmmm128: X;
+    Aeskeygenassist = |_, s, imm i| crypto::expand_key(s, i) => Aeskeygenassist_xmm_xmmm128_imm8: X.imm();
+    Pclmulqdq = |d, s, imm i| crypto::multiply_carryless(d, s, i) => Pclmulqdq_xmm_xmmm128_imm8: X.imm();
+    Sha1rnds4 = |d, s, imm i| crypto::sha1_rounds(d, s, i) => Sha1rnds4_xmm_xmmm128_imm8: X.imm();
+    Sha1nexte = |d, s| crypto::sha1_next_e(d, s) => Sha1nexte_xmm_xmmm128: X;
+    Sha1msg1 = |d, s| crypto::sha1_message1(d, s) => Sha1msg1_xmm_xmmm128: X;
+    Sha1msg2 = |d, s| crypto::sha1_message2(d, s) => Sha1msg2_xmm_xmmm128: X;
+    Sha256msg1 = |d, s| crypto::sha256_message1(d, s) => Sha256msg1_xmm_xmmm128: X;
+    Sha256msg2 = |d, s| crypto::sha256_message2(d, s) => Sha256msg2_xmm_xmmm128: X;
 
     // Floating-point arithmetic.
     Addps = |d, s, env e| zip(d, s, |a: u32, b| sse::add(a, b, e)) => Addps_xmm_xmmm128: X;

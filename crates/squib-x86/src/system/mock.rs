@@ -296,8 +296,8 @@ impl Env for Mock {
         Ok(())
     }
     fn begin_element(&mut self) {}
-    fn random(&mut self) -> u64 {
-        4
+    fn random(&mut self) -> Option<u64> {
+        Some(4)
     }
     fn leave(&mut self, why: Leave) {
         self.left.push(why);

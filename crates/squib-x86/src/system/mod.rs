@@ -30,6 +30,7 @@ pub mod far;
 pub mod interrupt;
 pub mod io;
 pub mod iret;
+pub mod keys;
 pub mod msr;
 pub mod paging;
 pub mod privileged;
