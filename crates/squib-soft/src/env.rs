@@ -196,6 +196,10 @@ impl Env for Cpu {
         self.replay.clear();
     }
 
+    fn code_version(&self) -> u64 {
+        self.code_generation
+    }
+
     fn fill(&mut self, addr: u64, size: Size, value: u64, count: u64) -> u64 {
         self.fill_page(addr, size, value, count)
     }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squib_core::{
-    BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind, ExitSet, GuestMemory,
-    HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
+    BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind, ExitSet,
+    GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
 use squib_x86::model::CpuModel;
@@ -89,8 +89,7 @@ impl HypervisorBackend for SoftBackend {
         };
         let outside = Arc::new(Outside::default());
         config.memory.observe_code_writes(outside.clone())?;
-        let (config, model, plain, entropy) =
-            (config.clone(), self.model, self.plain, self.entropy.clone());
+        let (config, model, plain, entropy) = (config.clone(), self.model, self.plain, self.entropy.clone());
         Ok(Arc::new(SoftVm { config, model, entropy, plain, controllers, outside }))
     }
 }

@@ -362,3 +362,21 @@ mod hostile {
         }
     }
 }
+
+/// `rep stosb` over its own prefix: what is left of it is `stosb`.
+#[test]
+fn a_repeated_store_over_its_own_bytes_is_decoded_anew() {
+    let mut s = start(|a| {
+        let mut here = a.create_label();
+        a.lea(rdi, ptr(here))?;
+        a.mov(eax, 0x90)?;
+        a.mov(ecx, 16)?;
+        a.set_label(&mut here)?;
+        a.rep().stosb()?;
+        a.hlt()?;
+        a.hlt()
+    });
+    s.halt();
+    let registers = s.vcpu.x86().unwrap().registers().unwrap();
+    assert_eq!(registers.rcx, 15, "one element, then a NOP and one store without REP");
+}

@@ -65,8 +65,12 @@ impl Pure {
     /// What it gives; `size` is that of the data.
     pub fn eval(self, size: Size, a: u64, b: u64) -> u64 {
         match self {
-            Self::Crc32 => (0..size.bytes()).fold(a as u32, |sum, i| crc32c(sum, (b >> (8 * i)) as u8)).into(),
-            Self::Deposit => ones(b).zip(0..).fold(0, |all, (bit, i)| if a >> i & 1 != 0 { all | bit } else { all }),
+            Self::Crc32 => {
+                (0..size.bytes()).fold(a as u32, |sum, i| crc32c(sum, (b >> (8 * i)) as u8)).into()
+            }
+            Self::Deposit => {
+                ones(b).zip(0..).fold(0, |all, (bit, i)| if a >> i & 1 != 0 { all | bit } else { all })
+            }
             Self::Extract => ones(b).zip(0..).fold(0, |all, (bit, i)| all | u64::from(a & bit != 0) << i),
         }
     }

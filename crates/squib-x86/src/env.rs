@@ -127,6 +127,11 @@ pub trait Env {
     /// start again.
     fn begin_element(&mut self);
 
+    /// Changes whenever decoded code may no longer be what memory holds.
+    fn code_version(&self) -> u64 {
+        0
+    }
+
     /// Fills up to `count` elements from linear address `addr` upwards with `value`, as many as lie in the same page of
     /// plain RAM; gives their number, which may be 0.
     fn fill(&mut self, _addr: u64, _size: Size, _value: u64, _count: u64) -> u64 {

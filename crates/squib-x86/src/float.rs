@@ -8,7 +8,7 @@ use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
 use crate::flags::LazyFlags;
 use crate::fp::mxcsr::Mxcsr;
-use crate::helper::{linear, set};
+use crate::helper::{linear, linear_aligned, set};
 use crate::insn::{Insn, MemRef, Operand};
 use crate::simd::{sha256_rounds, text};
 use crate::size::Size;
@@ -37,12 +37,9 @@ pub fn float<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Option<Result<(), Stop>>
         M::Stmxcsr => store_mxcsr(env, i),
         M::Maskmovq | M::Maskmovdqu => masked_store(env, i),
         M::Sha256rnds2 => hash_rounds(env, i),
-        M::Pcmpestri
-        | M::Pcmpestri64
-        | M::Pcmpestrm
-        | M::Pcmpestrm64
-        | M::Pcmpistri
-        | M::Pcmpistrm => compare_strings(env, i),
+        M::Pcmpestri | M::Pcmpestri64 | M::Pcmpestrm | M::Pcmpestrm64 | M::Pcmpistri | M::Pcmpistrm => {
+            compare_strings(env, i)
+        }
         _ => return form(i.code).map(|x| arithmetic(env, i, x)),
     })
 }
@@ -300,10 +297,7 @@ fn vectors<E: Env + ?Sized>(env: &mut E, i: &Insn, aligned: bool) -> Result<(usi
     let b = match i.ops[1] {
         Operand::Xmm(r) => env.state_ref().xmm[usize::from(r & 15)],
         Operand::Mem(m) => {
-            let addr = linear(env, &m, 16, false)?;
-            if aligned && addr & 15 != 0 {
-                return Err(Exception::GP0.into());
-            }
+            let addr = if aligned { linear_aligned(env, &m, false)? } else { linear(env, &m, 16, false)? };
             let mut bytes = [0; 16];
             read_bytes(env, addr, &mut bytes)?;
             u128::from_le_bytes(bytes)

@@ -99,11 +99,13 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         M::Rdtscp => tsc::rdtscp(env),
         M::Invlpg => {
             let Operand::Mem(m) = i.ops[0] else { return Err(Exception::UD.into()) };
+            supervisor(env)?;
             // The address is not accessed, so the segment's limit does not matter.
             let addr = linear(env, &m, 1, false)?;
             tlb::invlpg(env, addr)
         }
         M::Invpcid => {
+            supervisor(env)?;
             let kind = read(env, i, 0, register_width(env))?;
             let Operand::Mem(m) = i.ops[1] else { return Err(Exception::UD.into()) };
             let addr = linear(env, &m, 16, false)?;
@@ -227,6 +229,16 @@ fn supervisor<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
 /// The linear address of a memory operand.
 pub(crate) fn linear<E: Env + ?Sized>(env: &E, m: &MemRef, len: u64, write: bool) -> Result<u64, Stop> {
     Ok(address::linear(env.state_ref(), m.seg, offset(env, m), len, write)?)
+}
+
+/// The linear address of an operand of 16 bytes that has to be aligned: #GP(0), which in 64-bit mode comes before a stack
+/// fault.
+pub(crate) fn linear_aligned<E: Env + ?Sized>(env: &E, m: &MemRef, write: bool) -> Result<u64, Stop> {
+    let state = env.state_ref();
+    let on_flat_stack = state.mode == CodeMode::Bits64 && usize::from(m.seg) == sreg::SS;
+    let seg = if on_flat_stack { sreg::DS as u8 } else { m.seg };
+    let addr = address::linear(state, seg, offset(env, m), 16, write)?;
+    if addr & 15 != 0 { Err(Exception::GP0.into()) } else { linear(env, m, 16, write) }
 }
 
 /// The effective address of a memory operand.
@@ -380,6 +392,9 @@ fn descriptor_table<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> 
     let Operand::Mem(m) = i.ops[0] else { return Err(Exception::UD.into()) };
     let long = env.state_ref().mode == CodeMode::Bits64;
     let stores = matches!(i.mnemonic, M::Sgdt | M::Sidt);
+    if !stores {
+        supervisor(env)?;
+    }
     let addr = linear(env, &m, if long { 10 } else { 6 }, stores)?;
     let size = if matches!(i.code, Code::Lgdt_m1632_16 | Code::Lidt_m1632_16) { Size::B2 } else { Size::B4 };
     match i.mnemonic {
@@ -589,15 +604,7 @@ fn compare_exchange_wide<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), S
     let Operand::Mem(m) = i.ops[0] else { return Err(Exception::UD.into()) };
     let size = if i.mnemonic == M::Cmpxchg16b { Size::B8 } else { Size::B4 };
     let len = 2 * size.bytes();
-    let on_stack = usize::from(m.seg) == sreg::SS;
-    if size == Size::B8 && on_stack && offset(env, &m) & 15 != 0 {
-        // Alignment comes before a stack fault; in 64-bit mode, the only one with CMPXCHG16B, SS has no base.
-        return Err(Exception::GP0.into());
-    }
-    let addr = linear(env, &m, len, true)?;
-    if size == Size::B8 && addr & 15 != 0 {
-        return Err(Exception::GP0.into());
-    }
+    let addr = if size == Size::B8 { linear_aligned(env, &m, true)? } else { linear(env, &m, len, true)? };
     env.probe_write(addr, len, Rights::Current)?;
     let high_addr = addr.wrapping_add(size.bytes());
     let low = env.read(addr, size, Rights::Current)?;

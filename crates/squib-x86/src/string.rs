@@ -1,7 +1,8 @@
 //! String instructions (Intel SDM vol. 1, 7.3.9).
 //!
 //! A repeated instruction does a bounded number of elements and then starts again, so that interrupts and budgets
-//! are honoured in between. After each element the registers are right, as the manual wants it at a fault.
+//! are honoured in between. After each element the registers are right, as the manual wants it at a fault; and where an
+//! element changes code, perhaps that of the instruction itself, what comes next is decoded anew, as on hardware.
 
 use iced_x86::Mnemonic as M;
 use squib_core::x86::bits::{RFLAGS_DF, RFLAGS_TF, RFLAGS_ZF};
@@ -20,9 +21,12 @@ const RDX: usize = 2;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
-/// What one execution may do: bytes moved in bulk count one each, elements moved one by one as many as this.
-const CHUNK: u64 = 4096;
-const ONE_BY_ONE: u64 = 64;
+/// What one execution may do: bytes moved in bulk count one each, an element by itself as many as this.
+const CHUNK: u64 = 1 << 16;
+const ONE_BY_ONE: u64 = CHUNK / 64;
+
+/// Most bytes moved at once.
+const BULK: u64 = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -162,25 +166,37 @@ impl Element<'_> {
         }
     }
 
+    /// The linear address of up to `count` elements upwards from the offset in register `r`, and how many have room there;
+    /// `None` where none has.
+    fn run<E: Env + ?Sized>(
+        &self,
+        env: &E,
+        seg: u8,
+        r: usize,
+        count: u64,
+        write: bool,
+    ) -> Option<(u64, u64)> {
+        let (offset, size) = (self.register(env, r), self.size.bytes());
+        let count = count.min(BULK / size).min((self.addr.mask() - offset) / size);
+        let addr = linear(env.state_ref(), seg, offset, count * size, write).ok()?;
+        (count != 0).then_some((addr, count))
+    }
+
     /// As many elements at once as the surroundings can do.
-    fn bulk<E: Env + ?Sized>(&self, env: &mut E, count: u64) -> Result<u64, Stop> {
-        if self.step != self.size.bytes() || self.addr != Size::B8 {
-            return Ok(0);
+    fn bulk<E: Env + ?Sized>(&self, env: &mut E, count: u64) -> Option<u64> {
+        if self.step != self.size.bytes() || !matches!(self.kind, Kind::Movs | Kind::Stos) {
+            return None;
         }
-        let done = match self.kind {
-            Kind::Stos => {
-                let to = self.destination(env, true)?;
-                let v = self.size.trunc(env.state_ref().r[RAX]);
-                env.fill(to, self.size, v, count)
-            }
-            Kind::Movs => {
-                let (from, to) = (self.source(env)?, self.destination(env, true)?);
-                env.copy(to, from, self.size, count)
-            }
-            _ => 0,
+        let (to, count) = self.run(env, sreg::ES as u8, RDI, count, true)?;
+        let done = if self.kind == Kind::Stos {
+            let v = self.size.trunc(env.state_ref().r[RAX]);
+            env.fill(to, self.size, v, count)
+        } else {
+            let (from, count) = self.run(env, self.i.seg, RSI, count, false)?;
+            env.copy(to, from, self.size, count)
         };
         self.step(env, done);
-        Ok(done)
+        (done != 0).then_some(done)
     }
 
     /// Elements until the count, the condition or the budget ends them. At a fault the flags are those from before the
@@ -203,7 +219,7 @@ impl Element<'_> {
         // A single-step trap follows each element.
         let stepped = env.state_ref().sys_flags & RFLAGS_TF != 0;
         let result = self.elements(env, if stepped { 1 } else { CHUNK });
-        let unfinished = result.is_ok() && env.state_ref().rip == self.i.rip && !stepped;
+        let unfinished = result.is_ok() && env.state_ref().rip == self.i.rip;
         if unfinished || matches!(result, Err(Stop::Fault(_))) {
             env.state().lazy = flags;
         }
@@ -211,23 +227,25 @@ impl Element<'_> {
     }
 
     fn elements<E: Env + ?Sized>(&self, env: &mut E, mut budget: u64) -> Result<(), Stop> {
+        let code = env.code_version();
         loop {
             let left = self.register(env, RCX);
             if left == 0 {
                 return Ok(());
             }
-            if budget == 0 {
+            if budget == 0 || env.code_version() != code {
                 // The rest comes when the instruction runs again.
                 env.state().rip = self.i.rip;
                 return Ok(());
             }
-            let mut done = self.bulk(env, left.min(budget))?;
-            let mut cost = done;
-            if done == 0 {
-                self.one(env)?;
-                done = 1;
-                cost = ONE_BY_ONE;
-            }
+            let size = self.size.bytes();
+            let (done, cost) = match self.bulk(env, left.min(budget.div_ceil(size))) {
+                Some(done) => (done, done * size),
+                None => {
+                    self.one(env)?;
+                    (1, ONE_BY_ONE)
+                }
+            };
             self.set_register(env, RCX, left.wrapping_sub(done));
             env.begin_element();
             budget = budget.saturating_sub(cost);

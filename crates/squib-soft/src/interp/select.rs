@@ -377,9 +377,7 @@ pub fn select(i: &Insn, cx: &Context) -> Option<Chosen> {
         (M::Xchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XCHG_M[full][s]),
         (M::Cmpxchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| CMPXCHG_M[full][s]),
         (M::Xadd, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XADD_M[full][s]),
-        (M::Nop | M::Lfence | M::Sfence | M::Mfence | M::Prefetcht0 | M::Prefetchw, ..)
-            if !i.lock =>
-        {
+        (M::Nop | M::Lfence | M::Sfence | M::Mfence | M::Prefetcht0 | M::Prefetchw, ..) if !i.lock => {
             builder.regs(h::nop, 0, 0)
         }
         (M::Jmp, Operand::Imm(target), Operand::None) => builder.branch(h::jmp, target),

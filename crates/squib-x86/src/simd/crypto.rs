@@ -25,8 +25,7 @@ const SUBSTITUTES: [u8; 256] = {
         inverse ^= if inverse & 0x80 != 0 { 9 } else { 0 };
         let once = inverse.rotate_left(1);
         let twice = inverse.rotate_left(2);
-        table[x as usize] =
-            0x63 ^ inverse ^ once ^ twice ^ inverse.rotate_left(3) ^ inverse.rotate_left(4);
+        table[x as usize] = 0x63 ^ inverse ^ once ^ twice ^ inverse.rotate_left(3) ^ inverse.rotate_left(4);
         i += 1;
     }
     table[0] = 0x63;

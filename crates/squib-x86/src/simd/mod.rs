@@ -17,8 +17,8 @@ mod packed;
 pub mod text;
 
 use Place::{Flags, Gpr32, Gpr64, Imm, MaskedBytes, Mm};
-use float::{add_sub, dot_product_double, dot_product_single, insert_single, rounded};
 pub use crypto::sha256_rounds;
+use float::{add_sub, dot_product_double, dot_product_single, insert_single, rounded};
 pub use form::{Form, Place, VecInsn};
 use form::{M, M16, M32, MM, X, X8, X16, X32, X64, XU, XX};
 use iced_x86::Code;

@@ -80,7 +80,9 @@ impl Found {
         }
         let width = 128 / elements(self.control);
         let ones = (1u128 << width) - 1;
-        (0..elements(self.control)).filter(|i| self.bits >> i & 1 != 0).fold(0, |m, i| m | ones << (width * i))
+        (0..elements(self.control))
+            .filter(|i| self.bits >> i & 1 != 0)
+            .fold(0, |m, i| m | ones << (width * i))
     }
 
     /// The status flags: CF where something was found, OF where the first element was, ZF and SF where the second and
