@@ -45,7 +45,8 @@ const INVERSE_SUBSTITUTES: [u8; 256] = {
 /// Each byte doubled in GF(2^8).
 const fn double_all(s: u128) -> u128 {
     const ONES: u128 = u128::MAX / 255;
-    (s & ONES * 0x7f) << 1 ^ (s >> 7 & ONES) * 0x1b
+    const LOW_BITS: u128 = ONES * 0x7f;
+    ((s & LOW_BITS) << 1) ^ ((s >> 7 & ONES) * 0x1b)
 }
 
 /// Each column with its bytes moved up by `rows`.
