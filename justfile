@@ -40,6 +40,10 @@ demo:
 bench *args:
     npm run bench -- {{args}}
 
+# Programs of a Debian userland on the host and in a guest, and whether they print the same.
+userland:
+    npm run userland
+
 # The WebAssembly module, dist/squib.wasm.
 wasm:
     node scripts/build-wasm.mjs

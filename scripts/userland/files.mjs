@@ -1,11 +1,33 @@
 // The files of a Debian userland, from its packages. Nothing is installed, and no root is needed.
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const PACKAGES = [
-  ...['bash', 'bc', 'busybox-static', 'bzip2', 'coreutils', 'dash', 'diffutils', 'findutils', 'gawk', 'gcc', 'grep', 'gzip'],
+  ...[
+    'bash',
+    'bc',
+    'busybox-static',
+    'bzip2',
+    'coreutils',
+    'dash',
+    'diffutils',
+    'findutils',
+    'gawk',
+    'gcc',
+    'grep',
+    'gzip',
+  ],
   ...['libc6-dev', 'nodejs', 'openssl', 'perl', 'python3', 'sed', 'sqlite3', 'tar', 'xz-utils'],
 ];
 
@@ -31,13 +53,21 @@ function unpack(cache, files, progress) {
   const debs = join(cache, 'debs');
   for (const folder of [debs, files, join(cache, 'archives/partial')]) mkdirSync(folder, { recursive: true });
   // As if nothing were installed, so that everything that the packages need is to be fetched.
-  const settings = ['APT::Sandbox::User=', `Dir::Cache=${cache}`, 'Dir::State::status=/dev/null', 'Debug::NoLocking=1'];
+  const settings = [
+    'APT::Sandbox::User=',
+    `Dir::Cache=${cache}`,
+    'Dir::State::status=/dev/null',
+    'Debug::NoLocking=1',
+  ];
   const options = ['-q', ...settings.flatMap((setting) => ['-o', setting])];
   const plan = ['--no-install-recommends', '--print-uris', '-y', 'install', ...PACKAGES];
   const list = execFileSync('apt-get', [...options, ...plan], { encoding: 'utf8' });
   const names = [...list.matchAll(/^'\S+' ([^_\s]+)_/gm)].map((match) => match[1]);
   progress(`downloading ${names.length} packages`);
-  execFileSync('apt-get', [...options, 'download', ...names], { cwd: debs, stdio: ['ignore', 'ignore', 'inherit'] });
+  execFileSync('apt-get', [...options, 'download', ...names], {
+    cwd: debs,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   progress('unpacking them');
   for (const deb of readdirSync(debs)) execFileSync('dpkg-deb', ['-x', join(debs, deb), files]);
   for (const folder of LEFT_OUT) rmSync(join(files, folder), { recursive: true, force: true });
