@@ -5,27 +5,26 @@ import {
   DeviceError,
   type DeviceRange,
   type Vcpu,
-  Vm,
   type VmEntry,
   type VmExit,
 } from '../ts/index.js';
 import { RESULTS, startGuest, TEST_MMIO, TEST_PORT } from './support/guests.js';
-import { codeOf, codeOfAsync, realMode, usableBackends } from './support/vm.js';
+import { codeOf, codeOfAsync, createVm, realMode, usableRunners } from './support/vm.js';
 
 type Run = (vcpu: Vcpu, entry?: VmEntry) => Promise<VmExit>;
 const MODES: [string, Run][] = [
   ['directly', async (vcpu, entry) => vcpu.run(entry)],
-  ['from a thread', (vcpu, entry) => vcpu.runAsync({ entry })],
+  ['asynchronously', (vcpu, entry) => vcpu.runAsync({ entry })],
 ];
-const CASES = usableBackends().flatMap((backend) => MODES.map(([mode, run]) => ({ backend, mode, run })));
+const CASES = usableRunners().flatMap((runner) => MODES.map(([mode, run]) => ({ runner, mode, run })));
 
 /** in al, 0x10; out 0x11, al; hlt */
 const READ_THEN_WRITE = [0xe4, 0x10, 0xe6, 0x11, 0xf4];
 const RANGE: DeviceRange = { port: 0x10, length: 2 };
 
-describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
+describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
   test('a device sees offsets and widths, and its answers reach the guest', async () => {
-    const { vm, vcpu } = startGuest(backend, 'port-io');
+    const { vm, vcpu } = startGuest(runner, 'port-io');
     const seen: unknown[] = [];
     const answers: Record<number, number | bigint> = { 1: 0x5a, 2: 0xabcdn, 4: 0xffff_fffe };
     vm.map(
@@ -52,7 +51,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('MMIO of 8 bytes comes and goes as a bigint', async () => {
-    const { vm, vcpu } = startGuest(backend, 'mmio');
+    const { vm, vcpu } = startGuest(runner, 'mmio');
     const writes: unknown[] = [];
     vm.map(
       { address: BigInt(TEST_MMIO), length: 0x1000 },
@@ -74,7 +73,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device without read and write is an empty bus', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     vm.map(RANGE, {});
     expect(await run(vcpu)).toEqual({ kind: 'hlt' });
     expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
@@ -82,7 +81,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device that throws ends the run with its error as the cause; the guest can go on', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     const cause = new RangeError('no such register');
     const written: unknown[] = [];
     vm.map(RANGE, {
@@ -108,7 +107,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a write that throws counts as done', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     let writes = 0;
     vm.map(RANGE, {
       read: () => 1,
@@ -140,7 +139,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   ];
   for (const [, value] of nonsense) Promise.resolve(value).catch(() => {});
   test.each(nonsense)('a device that answers %s is ERR_DEVICE_FAILED', async (_name, value, why) => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     vm.map(RANGE, { read: () => value as number });
     await expect(run(vcpu)).rejects.toMatchObject({
       code: 'ERR_DEVICE_FAILED',
@@ -152,7 +151,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a write that gives a promise is ERR_DEVICE_FAILED, and its rejection ends nothing', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     vm.map(RANGE, {
       read: () => 1,
       write: async () => {
@@ -164,7 +163,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a slow device makes the guest wait, and nothing is lost', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     vm.map(RANGE, {
       read: () => {
         const end = performance.now() + 30;
@@ -178,7 +177,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device that uses its own vCPU is told that it is busy; memory and cancel are free', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     const codes: unknown[] = [];
     vm.map(RANGE, {
       read: () => {
@@ -198,9 +197,9 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device may run another vCPU, of its VM or of another', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
-    const several = backendCapabilities(backend).maxVcpus > 1;
-    const second = several ? vm : Vm.create({ backend, memory: '64K' });
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const several = backendCapabilities(runner === 'wasm' ? 'soft' : runner).maxVcpus > 1;
+    const second = several ? vm : createVm(runner, { memory: '64K' });
     second.memory.write(0x5000, Uint8Array.of(0xe4, 0x11, 0xf4)); // in al, 0x11; hlt
     if (!several) expect(codeOf(() => vm.createVcpu(1))).toBe('ERR_VCPU_COUNT');
     const other = second.createVcpu(several ? 1 : 0);
@@ -224,7 +223,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device that takes itself away still answers; later accesses are unclaimed', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     const mapping = vm.map(RANGE, {
       read: () => {
         mapping.unmap();
@@ -237,7 +236,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device may map another', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     const written: unknown[] = [];
     vm.map(
       { port: 0x10, length: 1 },
@@ -254,7 +253,7 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 
   test('a device that closes its VM ends the run with ERR_CLOSED', async () => {
-    const { vm, vcpu } = realMode(backend, READ_THEN_WRITE);
+    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
     vm.map(RANGE, {
       read: () => {
         vm.close();
@@ -269,10 +268,8 @@ describe.each(CASES)('on $backend, called $mode', ({ backend, run }) => {
   });
 });
 
-test('the event loop stays free while a vCPU runs on its own thread', async () => {
-  const [backend] = usableBackends();
-  if (backend === undefined) return;
-  const { vm, vcpu } = startGuest(backend, 'spin');
+test.each(usableRunners())('the event loop stays free during runAsync on %s', async (runner) => {
+  const { vm, vcpu } = startGuest(runner, 'spin');
   const run = vcpu.runAsync();
   let ticks = 0;
   const timer = setInterval(() => {
@@ -285,8 +282,7 @@ test('the event loop stays free while a vCPU runs on its own thread', async () =
   vm.close();
 });
 
-describe('mapping', () => {
-  const [backend = 'soft'] = usableBackends();
+describe.each(usableRunners())('mapping on %s', (runner) => {
   const device: Device = {};
 
   test.each<[string, DeviceRange]>([
@@ -297,7 +293,7 @@ describe('mapping', () => {
     ['RAM', { address: 0x1000, length: 8 }],
     ['RAM in part', { address: 0xffff, length: 2 }],
   ])('%s is ERR_DEVICE_OVERLAP', (_name, range) => {
-    using vm = Vm.create({ backend, memory: '64K' });
+    using vm = createVm(runner, { memory: '64K' });
     vm.map({ port: 0x10, length: 4 }, device);
     expect(codeOf(() => vm.map(range, device))).toBe('ERR_DEVICE_OVERLAP');
   });
@@ -308,12 +304,12 @@ describe('mapping', () => {
     ['a wild address', { address: 1n << 63n, length: 1 }],
     ['a wild length', { address: 0xd000_0000, length: Number.POSITIVE_INFINITY }],
   ])('%s is ERR_INVALID_ARGUMENT', (_name, range) => {
-    using vm = Vm.create({ backend, memory: '64K' });
+    using vm = createVm(runner, { memory: '64K' });
     expect(codeOf(() => vm.map(range, device))).toBe('ERR_INVALID_ARGUMENT');
   });
 
   test('what was taken away can be mapped again', () => {
-    using vm = Vm.create({ backend, memory: '64K' });
+    using vm = createVm(runner, { memory: '64K' });
     const first = vm.map({ port: 0x10, length: 4 }, device);
     first.unmap();
     const second = vm.map({ port: 0x12, length: 4 }, device);

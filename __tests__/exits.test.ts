@@ -1,11 +1,11 @@
 /** Every exit that no device claims reaches TypeScript as a tagged object. */
 import { assertNever, type VmExit } from '../ts/index.js';
 import { startGuest, TEST_MMIO } from './support/guests.js';
-import { codeOf, codeOfAsync, ENTRY, realMode, usableBackends } from './support/vm.js';
+import { codeOf, codeOfAsync, ENTRY, realMode, usableRunners } from './support/vm.js';
 
-describe.each(usableBackends())('exits on %s', (backend) => {
+describe.each(usableRunners())('exits on %s', (runner) => {
   test('HLT: the vCPU stands behind it and stays halted', () => {
-    const { vm, vcpu } = realMode(backend, [0xf4, 0x0f, 0x0b]);
+    const { vm, vcpu } = realMode(runner, [0xf4, 0x0f, 0x0b]);
     expect(vcpu.run()).toEqual({ kind: 'hlt' });
     expect(vcpu.registers.rip).toBe(BigInt(ENTRY + 1));
     expect(vcpu.run()).toEqual({ kind: 'hlt' });
@@ -16,7 +16,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   test('a port write carries its bytes', () => {
     // mov eax, 0x11223344; out 0x80, al; out 0x80, ax; out 0x80, eax
     const { vm, vcpu } = realMode(
-      backend,
+      runner,
       [0x66, 0xb8, 0x44, 0x33, 0x22, 0x11, 0xe6, 0x80, 0xe7, 0x80, 0x66, 0xe7, 0x80],
     );
     for (const data of [[0x44], [0x44, 0x33], [0x44, 0x33, 0x22, 0x11]]) {
@@ -27,7 +27,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
 
   test('a port read is answered by the next entry', () => {
     // in al, 0x60; hlt
-    const { vm, vcpu } = realMode(backend, [0xe4, 0x60, 0xf4]);
+    const { vm, vcpu } = realMode(runner, [0xe4, 0x60, 0xf4]);
     expect(vcpu.run()).toEqual({ kind: 'pio', port: 0x60, write: false, data: new Uint8Array(1) });
     expect(vcpu.run({ kind: 'read', data: Uint8Array.of(0x5a) }).kind).toBe('hlt');
     expect(vcpu.registers.rax & 0xffn).toBe(0x5an);
@@ -35,7 +35,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('an unanswered read gives all ones', () => {
-    const { vm, vcpu } = realMode(backend, [0xe4, 0x60, 0xf4]);
+    const { vm, vcpu } = realMode(runner, [0xe4, 0x60, 0xf4]);
     vcpu.run();
     expect(vcpu.run().kind).toBe('hlt');
     expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
@@ -43,7 +43,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('an answer of the wrong length is refused and can be given again', () => {
-    const { vm, vcpu } = realMode(backend, [0xe4, 0x60, 0xf4]);
+    const { vm, vcpu } = realMode(runner, [0xe4, 0x60, 0xf4]);
     vcpu.run();
     expect(codeOf(() => vcpu.run({ kind: 'read', data: Uint8Array.of(1, 2) }))).toBe('ERR_BAD_ENTRY');
     expect(codeOf(() => vcpu.run({ kind: 'read', data: new Uint8Array(65) }))).toBe('ERR_BAD_ENTRY');
@@ -54,7 +54,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('complete finishes a half-done access and runs nothing further', () => {
-    const { vm, vcpu } = realMode(backend, [0xe4, 0x60, 0xf4]);
+    const { vm, vcpu } = realMode(runner, [0xe4, 0x60, 0xf4]);
     vcpu.run();
     expect(vcpu.run({ kind: 'complete', data: Uint8Array.of(9) })).toEqual({ kind: 'completed' });
     expect(vcpu.registers.rax & 0xffn).toBe(9n);
@@ -65,7 +65,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   test('MMIO behind the end of RAM', () => {
     // mov ds, 0x2000 >> via ax; mov word [0], 0xbeef; mov al, [2]; hlt
     const code = [0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc7, 0x06, 0, 0, 0xef, 0xbe, 0xa0, 2, 0, 0xf4];
-    const { vm, vcpu } = realMode(backend, code);
+    const { vm, vcpu } = realMode(runner, code);
     expect(vcpu.run()).toEqual({
       kind: 'mmio',
       addr: 0x2_0000n,
@@ -79,13 +79,13 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('an exception that nothing can deliver is a triple fault', () => {
-    const { vm, vcpu } = startGuest(backend, 'triple-fault');
+    const { vm, vcpu } = startGuest(runner, 'triple-fault');
     expect(vcpu.run()).toEqual({ kind: 'tripleFault' });
     vm.close();
   });
 
   test('an MMIO access of 8 bytes, in 64-bit mode', () => {
-    const { vm, vcpu } = startGuest(backend, 'mmio');
+    const { vm, vcpu } = startGuest(runner, 'mmio');
     const exits = [1, 2, 4, 8].map(() => vcpu.run());
     expect(exits[3]).toEqual({
       kind: 'mmio',
@@ -97,7 +97,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('a cancel before the run counts for it, once', () => {
-    const { vm, vcpu } = realMode(backend, [0xf4]);
+    const { vm, vcpu } = realMode(runner, [0xf4]);
     vcpu.cancel();
     vcpu.cancel();
     expect(vcpu.run()).toEqual({ kind: 'cancelled' });
@@ -106,7 +106,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('a cancel ends an endless loop on a thread of its own', async () => {
-    const { vm, vcpu } = startGuest(backend, 'spin');
+    const { vm, vcpu } = startGuest(runner, 'spin');
     const run = vcpu.runAsync();
     expect(codeOf(() => vcpu.run())).toBe('ERR_VCPU_BUSY');
     expect(await codeOfAsync(vcpu.runAsync())).toBe('ERR_VCPU_BUSY');
@@ -118,7 +118,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
   });
 
   test('an AbortSignal ends a run with its reason as the cause', async () => {
-    const { vm, vcpu } = startGuest(backend, 'spin');
+    const { vm, vcpu } = startGuest(runner, 'spin');
     const controller = new AbortController();
     const { signal } = controller;
     setTimeout(() => controller.abort('enough'), 20);
@@ -129,7 +129,7 @@ describe.each(usableBackends())('exits on %s', (backend) => {
 
   test('the registers are what the guest left', () => {
     // mov eax, 0x12345678; mov cx, 0xbeef; hlt
-    const { vm, vcpu } = realMode(backend, [0x66, 0xb8, 0x78, 0x56, 0x34, 0x12, 0xb9, 0xef, 0xbe, 0xf4]);
+    const { vm, vcpu } = realMode(runner, [0x66, 0xb8, 0x78, 0x56, 0x34, 0x12, 0xb9, 0xef, 0xbe, 0xf4]);
     vcpu.run();
     expect(vcpu.registers).toMatchObject({ rax: 0x1234_5678n, rip: BigInt(ENTRY + 10) });
     expect(vcpu.registers.rcx & 0xffffn).toBe(0xbeefn);

@@ -97,12 +97,14 @@ test('doctor and the guest that ships run', () => {
 });
 
 test('the types serve strict programs in both formats', () => {
-  const [example = '', machine = ''] = blocks('ts');
+  const [example = '', , machine = ''] = blocks('ts');
   writeFileSync(join(folder, 'typed.ts'), `${example}\nexport {};\n`);
   writeFileSync(join(folder, 'machine.ts'), `${machine}\nexport const end: string = kind;\n`);
   writeFileSync(
     join(folder, 'cjs/typed.ts'),
-    "import { type VmExit, Vm } from 'squib';\nexport const run = (vm: Vm): VmExit => vm.createVcpu(0).run();\n",
+    "import { type VmExit, Vm } from 'squib';\nexport const run = (vm: Vm): VmExit => vm.createVcpu(0).run();\n" +
+      "import { type BaseVm, WasmEngine } from 'squib/wasm';\n" +
+      "export const vms = (wasm: WasmEngine): BaseVm[] => [Vm.create({ memory: '4K' }), wasm.createVm({ memory: '4K' })];\n",
   );
   const config = {
     compilerOptions: {
@@ -144,7 +146,9 @@ test('the compiler says which kinds of exit a switch forgets', () => {
 test('publint and attw have nothing to say', () => {
   const [archive = ''] = archives;
   expect(node([tool('publint'), 'run', archive, '--strict']).stdout).toContain('All good!');
-  const attw = node([tool('@arethetypeswrong/cli'), archive, '--no-color', '--no-emoji']);
+  // squib.wasm is a file to fetch or to read, and no module.
+  const options = ['--exclude-entrypoints', 'squib.wasm', '--no-color', '--no-emoji'];
+  const attw = node([tool('@arethetypeswrong/cli'), archive, ...options]);
   expect(attw.stdout).toContain('No problems found');
 });
 
@@ -164,4 +168,13 @@ test('where no addon fits, everything says what to do', () => {
   const program =
     "import { Vm } from 'squib'; try { Vm.create({ memory: 4096 }) } catch (e) { console.log(e.name, e.code) }";
   expect(node(['--input-type=module', '-e', program]).stdout).toBe('SquibError ERR_ADDON_MISSING\n');
+});
+
+test("where no addon fits, the README's example runs in WebAssembly", () => {
+  const [example = '', wasm = ''] = blocks('ts');
+  const [before, after] = example.split(/^const vm = .*\n/m);
+  writeFileSync(join(folder, 'wasm.js'), wasm + before?.replace(/^import .*\n/, '') + after);
+  const { stdout, stderr } = node(['wasm.js']);
+  expect(stderr).toBe('');
+  expect(stdout).toBe(blocks('text')[0]);
 });

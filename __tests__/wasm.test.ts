@@ -1,25 +1,12 @@
 /** The WebAssembly build runs the same guests with the same devices, and comes back with the same exits as the addon. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device, VmEntry, VmExit } from '../ts/index.js';
-import { WasmEngine, type WasmVcpu, type WasmVm } from '../ts/wasm.js';
-import { codeOf, ENTRY, realMode } from './support/vm.js';
+import { WasmEngine } from '../ts/wasm.js';
+import { multiboot, POWER_OFF } from './support/guests.js';
+import { codeOf, codeOfAsync, realMode, wasmEngine } from './support/vm.js';
 
 const PORT = 0x510;
-
-let engine: WasmEngine;
-
-// Built by `npm test` before jest starts.
-beforeAll(async () => {
-  engine = await WasmEngine.load(readFileSync(join(__dirname, '..', 'dist', 'squib.wasm')));
-});
-
-function wasmRealMode(code: Uint8Array): { vm: WasmVm; vcpu: WasmVcpu } {
-  const vm = engine.createVm({ memory: '64K' });
-  const vcpu = vm.createVcpu();
-  vcpu.boot(code, { address: ENTRY, mode: 'real16' });
-  return { vm, vcpu };
-}
 
 /** Counts up at each read, and notes what is written. */
 class Counter implements Device {
@@ -72,7 +59,7 @@ test('a guest with a TypeScript device makes the same exits as with the addon', 
   const [here, there] = [new Counter(), new Counter()];
   const native = realMode('soft', CODE);
   native.vm.map({ port: PORT, length: 4 }, here);
-  const wasm = wasmRealMode(CODE);
+  const wasm = realMode('wasm', CODE);
   wasm.vm.map({ port: PORT, length: 4 }, there);
 
   const seen = exits(wasm.vcpu);
@@ -91,7 +78,7 @@ test('a guest with a TypeScript device makes the same exits as with the addon', 
 
 test('an endless guest runs in slices, and stops when a device says so', () => {
   // again: in al, dx; jmp again
-  const { vm, vcpu } = wasmRealMode(Uint8Array.from([0xec, 0xeb, 0xfd]));
+  const { vm, vcpu } = realMode('wasm', Uint8Array.from([0xec, 0xeb, 0xfd]));
   vcpu.registers = { ...vcpu.registers, rdx: BigInt(PORT) };
   let reads = 0;
   vm.map({ port: PORT, length: 1 }, { read: () => ++reads & 0xff });
@@ -107,22 +94,10 @@ test('an endless guest runs in slices, and stops when a device says so', () => {
   vm.close();
 });
 
-test('memory is read and written with the checks of the addon', () => {
-  const vm = engine.createVm({ memory: '64K' });
-  vm.memory.write(0x100, Uint8Array.of(1, 2, 3));
-  expect(vm.memory.read(0x0ff, 5)).toEqual(Uint8Array.of(0, 1, 2, 3, 0));
-  vm.memory.view(0x200, 16).setUint32(4, 0xdeadbeef, true);
-  expect(vm.memory.read(0x204, 4)).toEqual(Uint8Array.of(0xef, 0xbe, 0xad, 0xde));
-  expect(codeOf(() => vm.memory.write(0xffff, Uint8Array.of(1, 2)))).toBe('ERR_MEMORY_RANGE');
-  expect(vm.memory.regions).toEqual([{ address: 0, length: 0x1_0000 }]);
-  vm.close();
-});
-
 test('errors have the codes of the addon', () => {
-  expect(codeOf(() => engine.createVm({ memory: 1 }))).toBe('ERR_MEMORY_SIZE');
-  const { vm, vcpu } = wasmRealMode(Uint8Array.of(0xe4, 0x60, 0xf4));
-  expect(codeOf(() => vm.createVcpu())).toBe('ERR_VCPU_COUNT');
-  expect(codeOf(() => vcpu.boot(Uint8Array.of(1, 2, 3)))).toBe('ERR_IMAGE_FORMAT');
+  expect(codeOf(() => wasmEngine().createVm({ memory: 1 }))).toBe('ERR_MEMORY_SIZE');
+  const { vm, vcpu } = realMode('wasm', Uint8Array.of(0xe4, 0x60, 0xf4));
+  expect(codeOf(() => vm.createVcpu(0))).toBe('ERR_VCPU_COUNT');
   vm.map({ port: 0x60, length: 1 }, { read: () => 0x100 });
   expect(codeOf(() => vm.map({ port: 0x60, length: 1 }, {}))).toBe('ERR_DEVICE_OVERLAP');
   expect(codeOf(() => vcpu.run())).toBe('ERR_DEVICE_FAILED');
@@ -134,8 +109,8 @@ test('errors have the codes of the addon', () => {
 });
 
 test('a device may close the VM, or run another, while it answers', () => {
-  const outer = wasmRealMode(Uint8Array.of(0xe4, 0x60, 0xf4));
-  const inner = wasmRealMode(Uint8Array.of(0xe4, 0x61, 0xf4));
+  const outer = realMode('wasm', Uint8Array.of(0xe4, 0x60, 0xf4));
+  const inner = realMode('wasm', Uint8Array.of(0xe4, 0x61, 0xf4));
   inner.vm.map({ port: 0x61, length: 1 }, { read: () => 7 });
   outer.vm.map(
     { port: 0x60, length: 1 },
@@ -151,4 +126,125 @@ test('a device may close the VM, or run another, while it answers', () => {
   expect(codeOf(() => outer.vcpu.run())).toBe('ERR_CLOSED');
   expect(inner.vcpu.registers.rax & 0xffn).toBe(7n);
   inner.vm.close();
+});
+
+test('a run in slices keeps to its budget, and is busy in between', async () => {
+  const { vm, vcpu } = realMode('wasm', [0xeb, 0xfe]);
+  vcpu.setBudget(2_500_000);
+  const run = vcpu.runAsync();
+  await new Promise((turn) => setTimeout(turn));
+  expect(codeOf(() => vcpu.run())).toBe('ERR_VCPU_BUSY');
+  expect(codeOf(() => vcpu.registers)).toBe('ERR_VCPU_BUSY');
+  expect(await codeOfAsync(vcpu.runAsync())).toBe('ERR_VCPU_BUSY');
+  expect(await run).toEqual({ kind: 'budgetSpent' });
+  expect(Number(vcpu.instructions)).toBeGreaterThanOrEqual(2_500_000);
+  expect(Number(vcpu.instructions)).toBeLessThan(2_600_000);
+  expect(vcpu.run()).toEqual({ kind: 'budgetSpent' });
+  vm.close();
+});
+
+test('a VM that is closed during a run in slices ends it, and its number can be used again', async () => {
+  const { vm, vcpu } = realMode('wasm', [0xeb, 0xfe]);
+  const run = vcpu.runAsync();
+  setTimeout(() => vm.close());
+  expect(await codeOfAsync(run)).toBe('ERR_CLOSED');
+  const next = realMode('wasm', [0xf4]);
+  expect(codeOf(() => vcpu.run())).toBe('ERR_CLOSED');
+  expect(next.vcpu.run()).toEqual({ kind: 'hlt' });
+  next.vm.close();
+});
+
+test('all state of a vCPU is that of the addon, and can be set as there', () => {
+  const [here, there] = [realMode('soft', [0xf4]).vcpu, realMode('wasm', [0xf4]).vcpu];
+  const parts = (vcpu: typeof here) => ({
+    registers: vcpu.registers,
+    system: vcpu.systemRegisters,
+    debug: vcpu.debugRegisters,
+    pending: vcpu.pendingEvents,
+    xsave: vcpu.xsave,
+    xcr0: vcpu.xcr0,
+    msrs: vcpu.msrIndices,
+    efer: vcpu.msr(0xc000_0080),
+    cpuid: [0, 1, 7, 0x8000_0001].map((leaf) => vcpu.cpuid(leaf)),
+    counts: vcpu.exitCounts,
+  });
+  expect(parts(there)).toEqual(parts(here));
+  for (const vcpu of [here, there]) {
+    vcpu.registers = { ...vcpu.registers, r9: 0xffff_ffff_ffff_fff0n };
+    const { tr, ...system } = vcpu.systemRegisters;
+    vcpu.systemRegisters = {
+      ...system,
+      cr3: 0x3000n,
+      tr: { ...tr, base: 0x1234_5678n, limit: 0x67, kind: 0xb, dpl: 3, available: true },
+    };
+    vcpu.debugRegisters = { ...vcpu.debugRegisters, db: [1n, 2n, 3n, 4n] };
+    vcpu.pendingEvents = { ...vcpu.pendingEvents, nmiMasked: true };
+    vcpu.xsave = vcpu.xsave.fill(7, 160, 176);
+    vcpu.setMsr(0xc000_0082, 0xffff_8000_0000_0000n);
+    vcpu.requestInterruptWindow(true);
+    vcpu.injectNmi();
+  }
+  expect(parts(there)).toEqual(parts(here));
+  expect(there.msr(0xc000_0082)).toBe(0xffff_8000_0000_0000n);
+  expect(there.systemRegisters.tr).toMatchObject({ base: 0x1234_5678n, dpl: 3, available: true });
+});
+
+test('wrong state is refused as by the addon', () => {
+  const { vm, vcpu } = realMode('wasm', [0xf4]);
+  const { registers, systemRegisters } = vcpu;
+  const wrong: (() => unknown)[] = [
+    () => (vcpu.registers = { ...registers, rip: -1n }),
+    () => (vcpu.registers = { ...registers, rip: 5 as never }),
+    () => (vcpu.registers = undefined as never),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: undefined as never }),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: { ...systemRegisters.cs, long: 1 as never } }),
+    () => (vcpu.debugRegisters = { ...vcpu.debugRegisters, db: [] }),
+    () => (vcpu.xsave = new Uint8Array(10)),
+    () => vcpu.run({ kind: 'frob' } as never),
+    () => vcpu.injectInterrupt(256),
+    () => vm.setIrqLine(0, 1 as never),
+    () => wasmEngine().createVm({ memory: '64K', irqchip: 'none?' as never }),
+  ];
+  for (const call of wrong) expect(codeOf(call)).toMatch(/^ERR_(INVALID_ARGUMENT|BAD_ENTRY)$/);
+  expect(codeOf(() => vcpu.msr(0xdead_beef))).toBe('ERR_REGISTER');
+  expect(codeOf(() => vm.setIrqLine(5, true))).toBe('ERR_IRQ_LINE');
+  expect(codeOf(() => vm.setDirtyLog(true))).toBe('ERR_UNSUPPORTED');
+  expect(vcpu.run()).toEqual({ kind: 'hlt' });
+  vm.close();
+});
+
+test('boot loads flat binaries and programs with headers', () => {
+  const vm = wasmEngine().createVm({ memory: '4M', irqchip: 'full' });
+  const vcpu = vm.createVcpu(0);
+  vm.boot(Uint8Array.of(0xf4), { address: 0x8000, mode: 'protected32' });
+  expect(vcpu.run()).toEqual({ kind: 'hlt' });
+  expect(vcpu.systemRegisters.cr0 & 1n).toBe(1n);
+  expect(codeOf(() => vm.boot(Uint8Array.of(1, 2, 3)))).toBe('ERR_IMAGE_FORMAT');
+  vm.boot(multiboot(POWER_OFF));
+  expect(vcpu.run()).toMatchObject({ kind: 'pio', port: 0x600 });
+  vm.close();
+});
+
+test('what is not the module is refused by the engine, not by squib', async () => {
+  await expect(WasmEngine.load(Uint8Array.of(1, 2, 3))).rejects.toMatchObject({ name: 'CompileError' });
+});
+
+test('nothing of node is imported', () => {
+  const seen = new Set<string>();
+  const visit = (path: string) => {
+    if (seen.has(path)) return;
+    seen.add(path);
+    const text = readFileSync(path, 'utf8');
+    for (const [, name = ''] of text.matchAll(
+      /^(?:import|export)\s(?:[^;'"]*\sfrom\s)?["']([^"']+)["'];/gm,
+    )) {
+      expect(name).toMatch(/^\.{1,2}\/.*\.js$/);
+      visit(join(path, '..', name));
+    }
+  };
+  const esm = join(__dirname, '../dist/esm');
+  visit(join(esm, 'wasm.js'));
+  for (const file of readdirSync(join(esm, 'wasm'))) {
+    if (file.endsWith('.js')) expect(seen).toContain(join(esm, 'wasm', file));
+  }
 });

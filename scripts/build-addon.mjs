@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const given = process.argv.slice(2);
-const profile = given.includes('--debug') ? [] : ['--release'];
+const profile = given.includes('--debug') ? [] : ['--release', '--strip'];
 const header = '/** The types of the addon, made by `npm run build:addon` from crates/squib-node. */\n';
 const napi = fileURLToPath(new URL('../node_modules/@napi-rs/cli/dist/cli.js', import.meta.url));
 const args = [

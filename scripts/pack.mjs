@@ -75,12 +75,13 @@ for (const file of [
   'dist/esm',
   'dist/cjs',
   'dist/guests/hello.elf',
+  'dist/squib.wasm',
   'README.md',
   'CHANGELOG.md',
   'LICENSE-MIT',
   'LICENSE-APACHE',
 ]) {
-  if (existsSync(join(root, file))) cpSync(join(root, file), join(main, file), { recursive: true });
+  cpSync(join(root, file), join(main, file), { recursive: true });
 }
 archives.unshift(pack(main));
 rmSync(staging, { recursive: true });

@@ -12,6 +12,7 @@ export {
   type BackendKind,
   backendCapabilities,
 } from './backend.js';
+export type { BaseVm, BaseVmOptions } from './base-vm.js';
 export { defaultCommandLine } from './command-line.js';
 export type { MachineConsole } from './console.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';

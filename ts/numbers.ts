@@ -24,14 +24,11 @@ export function u32(value: number, what: string): number {
 const MAX_U64 = (1n << 64n) - 1n;
 
 /** A bigint of 64 bits. */
-export function u64(value: Address, what: string): bigint {
+export function u64(value: Address, what: string, code: ErrorCode = 'ERR_INVALID_ARGUMENT'): bigint {
   const valid = typeof value === 'bigint' || Number.isSafeInteger(value);
   const wide = valid ? BigInt(value) : -1n;
   if (wide >= 0n && wide <= MAX_U64) return wide;
-  throw new SquibError(
-    'ERR_INVALID_ARGUMENT',
-    `${what} must be a whole number from 0 to 2^64 - 1, not ${String(value)}`,
-  );
+  throw new SquibError(code, `${what} must be a whole number from 0 to 2^64 - 1, not ${String(value)}`);
 }
 
 const UNITS: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };

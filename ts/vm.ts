@@ -1,23 +1,15 @@
-/** A virtual machine without a board. */
-import './dispose.js';
+/** A virtual machine without a board, on a backend of the addon. */
 import { type BackendChoice, chooseBackend } from './backend.js';
-import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
-import type { Device, DeviceRange } from './device.js';
+import { BaseVm, type BaseVmOptions } from './base-vm.js';
 import { guard } from './errors.js';
-import { DeviceMap, type DeviceMapping } from './mapping.js';
-import { Memory } from './memory.js';
+import { DeviceMap } from './mapping.js';
 import { native } from './native.cjs';
-import { type Address, byteSize, u32, whole } from './numbers.js';
-import { Vcpu } from './vcpu.js';
+import { byteSize } from './numbers.js';
 
-/** What a VM is made of. */
-export interface VmOptions {
+/** What a VM is made of, and what runs it. */
+export interface VmOptions extends BaseVmOptions {
   /** Which backend runs it. `auto` takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice;
-  /** RAM from address 0: bytes, or text such as `256M`. A multiple of 4096. */
-  readonly memory: Address | string;
-  /** Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. */
-  readonly irqchip?: IrqchipKind;
 }
 
 /**
@@ -31,22 +23,7 @@ export interface VmOptions {
  * const vcpu = vm.createVcpu(0);
  * vcpu.run(); // { kind: 'hlt' }
  */
-export class Vm implements Disposable, AsyncDisposable {
-  readonly #native: NativeVm;
-  readonly #devices: DeviceMap;
-  /** Guest RAM. */
-  readonly memory: Memory;
-  /** The backend that runs it. */
-  readonly backend: BackendKind;
-
-  private constructor(vm: NativeVm, devices: DeviceMap, backend: BackendKind) {
-    this.#native = vm;
-    this.#devices = devices;
-    this.backend = backend;
-    const memory = guard(() => vm.memory());
-    this.memory = new Memory(memory, devices.check);
-  }
-
+export class Vm extends BaseVm {
   /** Makes a VM without vCPUs and devices. */
   static create({ backend = 'auto', memory, irqchip = 'none' }: VmOptions): Vm {
     const size = byteSize(memory);
@@ -55,62 +32,5 @@ export class Vm implements Disposable, AsyncDisposable {
     const { record, dispatch } = devices.table;
     const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, record, dispatch));
     return new Vm(vm, devices, chosen);
-  }
-
-  /** Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. */
-  createVcpu(id: number): Vcpu {
-    const number = u32(id, 'a vCPU number');
-    const vcpu = guard(() => this.#native.createVcpu(number));
-    return new Vcpu(vcpu, this.#devices.table);
-  }
-
-  /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
-  map(range: DeviceRange, device: Device): DeviceMapping {
-    return this.#devices.map(this.#native, range, device);
-  }
-
-  /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none. */
-  setIrqLine(gsi: number, level: boolean): void {
-    const line = u32(gsi, 'an interrupt line');
-    guard(() => this.#native.setIrqLine(line, level));
-  }
-
-  /** Delivers a message-signalled interrupt: a write of `data` to `address`. */
-  signalMsi(address: Address, data: number): void {
-    const [to, word] = [whole(address, 'an address'), u32(data, 'the data of an MSI')];
-    guard(() => this.#native.signalMsi(to, word));
-  }
-
-  /** Starts or stops recording of pages that the guest writes. */
-  setDirtyLog(enabled: boolean): void {
-    guard(() => this.#native.setDirtyLog(enabled));
-  }
-
-  /** Addresses of the 4 KiB pages that the guest wrote since the last call, ascending. */
-  takeDirtyPages(): number[] {
-    return guard(() => this.#native.takeDirtyPages());
-  }
-
-  /** Whether it has been closed. */
-  get closed(): boolean {
-    return this.#devices.closed;
-  }
-
-  /**
-   * Ends all runs, which then end with `ERR_CLOSED`, and lets go of the backend. Any thread's run under way ends soon;
-   * further calls change nothing. A device may call this while it answers.
-   */
-  close(): void {
-    if (!this.#devices.close()) return;
-    guard(() => this.#native.close());
-    this.memory.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
   }
 }

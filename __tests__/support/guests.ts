@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Segment } from '../../ts/binding.cjs';
-import { type BackendKind, type Vcpu, Vm } from '../../ts/index.js';
+import type { BaseVm, Vcpu } from '../../ts/index.js';
+import { createVm, type Runner } from './vm.js';
 
 const FOLDER = join(__dirname, '../../dist/guests');
 
@@ -30,10 +31,10 @@ export function guestFile(name: string): string {
 }
 
 /** A VM whose vCPU is about to execute guest `name`. */
-export function startGuest(backend: BackendKind, name: string): { vm: Vm; vcpu: Vcpu } {
+export function startGuest(runner: Runner, name: string): { vm: BaseVm; vcpu: Vcpu } {
   const guest = CATALOGUE.find((g) => g.name === name);
   const image = readFileSync(guestFile(name));
-  const vm = Vm.create({ backend, memory: '4M' });
+  const vm = createVm(runner, { memory: '4M' });
   vm.memory.write(guest?.loadAddress ?? 0, image);
   const vcpu = vm.createVcpu(0);
   const long = guest?.mode === 'long64';
@@ -55,7 +56,7 @@ const FLAT: Segment = {
 };
 
 /** 64-bit mode in ring 0, with the first 4 GiB mapped one to one in pages of 2 MiB. */
-function enterLongMode(vm: Vm, vcpu: Vcpu): void {
+function enterLongMode(vm: BaseVm, vcpu: Vcpu): void {
   const [gdt, pml4, pdpt, directories] = [0x1000, 0x5000, 0x6000, 0x7000];
   const table = (address: number, entries: readonly bigint[]) =>
     vm.memory.write(address, new Uint8Array(BigUint64Array.from(entries).buffer));

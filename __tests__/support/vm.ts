@@ -1,7 +1,12 @@
-/** Small guests for tests, and the backends they can run on here. */
+/** Small guests for tests, and what they can run on here. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { probeKvm } from '../../ts/backend.js';
-import type { BackendKind, Vcpu } from '../../ts/index.js';
-import { Vm } from '../../ts/index.js';
+import { type BackendKind, type BaseVm, type BaseVmOptions, type Vcpu, Vm } from '../../ts/index.js';
+import { WasmEngine } from '../../ts/wasm.js';
+
+/** What runs a VM: a backend of the addon, or the WebAssembly module. */
+export type Runner = BackendKind | 'wasm';
 
 /** The backends that run small guests on this machine. Those that do not are said out loud. */
 export function usableBackends(): BackendKind[] {
@@ -12,12 +17,33 @@ export function usableBackends(): BackendKind[] {
   return usable;
 }
 
+/** All that runs VMs here. */
+export function usableRunners(): Runner[] {
+  return [...usableBackends(), 'wasm'];
+}
+
+/** As the DOM's types have it. */
+declare const WebAssembly: { readonly Module: new (bytes: Uint8Array) => object };
+
+let loaded: WasmEngine | undefined;
+
+/** The WebAssembly module, which `npm test` builds before jest starts. */
+export function wasmEngine(): WasmEngine {
+  loaded ??= new WasmEngine(new WebAssembly.Module(readFileSync(join(__dirname, '../../dist/squib.wasm'))));
+  return loaded;
+}
+
+/** A VM on this runner. */
+export function createVm(runner: Runner, options: BaseVmOptions): BaseVm {
+  return runner === 'wasm' ? wasmEngine().createVm(options) : Vm.create({ ...options, backend: runner });
+}
+
 /** Where a real-mode guest starts. */
 export const ENTRY = 0x1000;
 
 /** A VM whose vCPU is about to execute `code` in real mode. */
-export function realMode(backend: BackendKind, code: readonly number[] | Uint8Array): { vm: Vm; vcpu: Vcpu } {
-  const vm = Vm.create({ backend, memory: '64K' });
+export function realMode(runner: Runner, code: readonly number[] | Uint8Array): { vm: BaseVm; vcpu: Vcpu } {
+  const vm = createVm(runner, { memory: '64K' });
   vm.memory.write(ENTRY, Uint8Array.from(code));
   const vcpu = vm.createVcpu(0);
   const system = vcpu.systemRegisters;

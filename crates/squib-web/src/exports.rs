@@ -5,11 +5,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use squib_core::{Error, ErrorCode, ExitKind, Result};
+use squib_core::{Error, ErrorCode, ExitKind, IrqchipKind, Result};
 use squib_vmm::Target;
 use squib_vmm::boot::{Flat, FlatMode, Protocol};
 
 use crate::exit::entry;
+use crate::state;
 use crate::vm::WebVm;
 
 /// What an export gives that failed.
@@ -22,8 +23,15 @@ thread_local! {
     static TRANSFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A budget that stands for none.
+const NO_BUDGET: u64 = u64::MAX;
+
 fn leave(bytes: impl Into<Vec<u8>>) {
     TRANSFER.replace(bytes.into());
+}
+
+fn leave_words(words: impl IntoIterator<Item = u64>) {
+    leave(words.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<_>>());
 }
 
 fn finish(result: Result<i32>) -> i32 {
@@ -62,10 +70,16 @@ extern "C" fn squib_exit_kinds() {
     leave(ExitKind::ALL.map(ExitKind::name).join(","));
 }
 
-/// Makes a VM with `memory` bytes of RAM and gives its number.
+/// Makes a VM with `memory` bytes of RAM and gives its number. `irqchip` 0: no interrupt controllers; 1: split; 2: full.
 #[unsafe(no_mangle)]
-extern "C" fn squib_create(memory: u64) -> i32 {
-    finish(WebVm::new(memory).map(|vm| {
+extern "C" fn squib_create(memory: u64, irqchip: u32) -> i32 {
+    let irqchip = match irqchip {
+        0 => Ok(IrqchipKind::None),
+        1 => Ok(IrqchipKind::Split),
+        2 => Ok(IrqchipKind::Full),
+        _ => Err(Error::new(ErrorCode::InvalidArgument, format!("an irqchip is 0, 1 or 2, not {irqchip}"))),
+    };
+    finish(irqchip.and_then(|irqchip| WebVm::new(memory, irqchip)).map(|vm| {
         VMS.with_borrow_mut(|vms| {
             let at = vms.iter().position(Option::is_none).unwrap_or(vms.len());
             if at == vms.len() {
@@ -103,7 +117,7 @@ extern "C" fn squib_words(vm: u32) -> i32 {
 extern "C" fn squib_memory_regions(vm: u32) -> i32 {
     with(vm, |vm| {
         let regions = vm.memory().regions().iter();
-        leave(regions.flat_map(|r| [r.guest_addr(), r.len()]).flat_map(u64::to_le_bytes).collect::<Vec<_>>());
+        leave_words(regions.flat_map(|r| [r.guest_addr(), r.len()]));
         Ok(0)
     })
 }
@@ -151,10 +165,10 @@ extern "C" fn squib_unmap(vm: u32, ports: u32, base: u64) -> i32 {
     with(vm, |vm| vm.bus(ports != 0).unmap(base).map(|()| 0))
 }
 
-/// Makes the vCPU.
+/// Makes the vCPU with local APIC number `id`.
 #[unsafe(no_mangle)]
-extern "C" fn squib_create_vcpu(vm: u32) -> i32 {
-    with(vm, |vm| vm.create_vcpu().map(|()| 0))
+extern "C" fn squib_create_vcpu(vm: u32, id: u32) -> i32 {
+    with(vm, |vm| vm.create_vcpu(id).map(|()| 0))
 }
 
 /// Loads the image in the transfer area and puts the vCPU at its first instruction. `mode` 16, 32 or 64: a flat binary
@@ -195,39 +209,120 @@ extern "C" fn squib_cancel(vm: u32) -> i32 {
     })
 }
 
-/// Makes runs end after about `instructions` further instructions; 0 takes the limit away.
+/// Makes runs end after about `instructions` further instructions; 2^64 - 1 takes the limit away.
 #[unsafe(no_mangle)]
 extern "C" fn squib_set_budget(vm: u32, instructions: u64) -> i32 {
-    with(vm, |vm| vm.set_budget((instructions != 0).then_some(instructions)).map(|()| 0))
+    let budget = (instructions != NO_BUDGET).then_some(instructions);
+    with(vm, |vm| vm.vcpu(|vcpu| vcpu.set_budget(budget)).map(|()| 0))
 }
 
 /// Leaves the number of instructions executed so far.
 #[unsafe(no_mangle)]
 extern "C" fn squib_instructions(vm: u32) -> i32 {
     with(vm, |vm| {
-        leave(vm.instructions()?.to_le_bytes());
+        leave_words(vm.vcpu(|vcpu| Ok(vcpu.instructions()))?);
         Ok(0)
     })
 }
 
-/// Leaves the general-purpose registers in the order of their encoding, RIP and RFLAGS.
+/// Leaves the number of exits of each kind, in the order of the kinds' numbers.
 #[unsafe(no_mangle)]
-extern "C" fn squib_registers(vm: u32) -> i32 {
+extern "C" fn squib_exit_counts(vm: u32) -> i32 {
     with(vm, |vm| {
-        leave(vm.registers()?.map(u64::to_le_bytes).concat());
+        leave_words(vm.exit_counts()?);
         Ok(0)
     })
 }
 
-/// Sets them from the transfer area.
+/// Leaves part `part` of the vCPU's state, as `state.rs` numbers and writes them.
 #[unsafe(no_mangle)]
-extern "C" fn squib_set_registers(vm: u32) -> i32 {
+extern "C" fn squib_state(vm: u32, part: u32) -> i32 {
+    with(vm, |vm| {
+        leave(vm.x86(|x86| state::read(x86, part))?);
+        Ok(0)
+    })
+}
+
+/// Sets it from the transfer area.
+#[unsafe(no_mangle)]
+extern "C" fn squib_set_state(vm: u32, part: u32) -> i32 {
     let bytes = TRANSFER.take();
+    with(vm, |vm| vm.x86(|x86| state::write(x86, part, &bytes)).map(|()| 0))
+}
+
+/// Leaves a model-specific register.
+#[unsafe(no_mangle)]
+extern "C" fn squib_msr(vm: u32, index: u32) -> i32 {
     with(vm, |vm| {
-        let mut words = [0; 18];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        vm.set_registers(words).map(|()| 0)
+        leave_words([vm.x86(|x86| x86.msr(index))?]);
+        Ok(0)
+    })
+}
+
+/// Sets one.
+#[unsafe(no_mangle)]
+extern "C" fn squib_set_msr(vm: u32, index: u32, value: u64) -> i32 {
+    with(vm, |vm| vm.x86(|x86| x86.set_msr(index, value)).map(|()| 0))
+}
+
+/// Leaves EAX, EBX, ECX and EDX as CPUID gives them.
+#[unsafe(no_mangle)]
+extern "C" fn squib_cpuid(vm: u32, leaf: u32, subleaf: u32) -> i32 {
+    with(vm, |vm| {
+        let result = vm.x86(|x86| x86.cpuid(leaf, subleaf))?;
+        leave_words([result.eax, result.ebx, result.ecx, result.edx].map(u64::from));
+        Ok(0)
+    })
+}
+
+/// Delivers external interrupt `vector` at the next run.
+#[unsafe(no_mangle)]
+extern "C" fn squib_inject_interrupt(vm: u32, vector: u32) -> i32 {
+    let vector = u8::try_from(vector)
+        .map_err(|_| Error::new(ErrorCode::InvalidArgument, format!("a vector is 0 to 255, not {vector}")));
+    with(vm, |vm| vm.vcpu(|vcpu| vcpu.inject_interrupt(vector?)).map(|()| 0))
+}
+
+/// Makes runs end once the guest can take an interrupt, if `wanted` is not 0.
+#[unsafe(no_mangle)]
+extern "C" fn squib_request_interrupt_window(vm: u32, wanted: u32) -> i32 {
+    with(vm, |vm| {
+        vm.vcpu(|vcpu| {
+            vcpu.request_interrupt_window(wanted != 0);
+            Ok(0)
+        })
+    })
+}
+
+/// Raises a non-maskable interrupt.
+#[unsafe(no_mangle)]
+extern "C" fn squib_inject_nmi(vm: u32) -> i32 {
+    with(vm, |vm| vm.vcpu(|vcpu| vcpu.inject_nmi()).map(|()| 0))
+}
+
+/// Sets the level of interrupt line `gsi`.
+#[unsafe(no_mangle)]
+extern "C" fn squib_set_irq_line(vm: u32, gsi: u32, level: u32) -> i32 {
+    with(vm, |vm| vm.vm().set_irq_line(gsi, level != 0).map(|()| 0))
+}
+
+/// Delivers a message-signalled interrupt.
+#[unsafe(no_mangle)]
+extern "C" fn squib_signal_msi(vm: u32, addr: u64, data: u32) -> i32 {
+    with(vm, |vm| vm.vm().signal_msi(addr, data).map(|()| 0))
+}
+
+/// Starts (`enabled` not 0) or stops recording of pages that the guest writes.
+#[unsafe(no_mangle)]
+extern "C" fn squib_set_dirty_log(vm: u32, enabled: u32) -> i32 {
+    with(vm, |vm| vm.vm().set_dirty_log(enabled != 0).map(|()| 0))
+}
+
+/// Leaves the addresses of the pages written since the last call.
+#[unsafe(no_mangle)]
+extern "C" fn squib_take_dirty_pages(vm: u32) -> i32 {
+    with(vm, |vm| {
+        leave_words(vm.vm().take_dirty_pages()?);
+        Ok(0)
     })
 }

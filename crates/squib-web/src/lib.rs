@@ -8,4 +8,5 @@ mod exit;
 mod exports;
 mod host;
 mod record;
+mod state;
 mod vm;

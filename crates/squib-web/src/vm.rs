@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use squib_core::x86::Registers;
+use squib_core::x86::X86State;
 use squib_core::{
-    CancelHandle, Error, ErrorCode, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vm, VmConfig,
-    VmEntry,
+    CancelHandle, Error, ErrorCode, ExitKind, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm,
+    VmConfig, VmEntry,
 };
 use squib_soft::SoftBackend;
 use squib_vmm::boot::{self, BootSource, Protocol};
@@ -30,19 +30,14 @@ pub(crate) struct WebVm {
 }
 
 impl WebVm {
-    /// A VM with `memory` bytes of RAM.
-    pub(crate) fn new(memory: u64) -> Result<Self> {
+    /// A VM with `memory` bytes of RAM and these interrupt controllers.
+    pub(crate) fn new(memory: u64, irqchip: IrqchipKind) -> Result<Self> {
         let memory = GuestMemory::new(memory)?;
         let mmio = Bus::memory();
         for region in memory.regions() {
             mmio.map("ram", region.guest_addr(), region.len(), Target::Reserved)?;
         }
-        let config = VmConfig {
-            memory,
-            irqchip: IrqchipKind::None,
-            clock: Arc::new(WebClock),
-            waker: Arc::new(NobodyWaits),
-        };
+        let config = VmConfig { memory, irqchip, clock: Arc::new(WebClock), waker: Arc::new(NobodyWaits) };
         Ok(Self {
             vm: SoftBackend::default().create_vm(&config)?,
             ports: Bus::ports(),
@@ -71,9 +66,9 @@ impl WebVm {
         self.words.as_ptr().cast()
     }
 
-    pub(crate) fn create_vcpu(&self) -> Result<()> {
+    pub(crate) fn create_vcpu(&self, id: u32) -> Result<()> {
         // The backend refuses a second one.
-        let vcpu = self.vm.create_vcpu(0)?;
+        let vcpu = self.vm.create_vcpu(id)?;
         *self.cancel.borrow_mut() = Some(vcpu.cancel_handle());
         *self.vcpu.borrow_mut() = Some(VcpuLoop::new(vcpu, &self.ports, &self.mmio, Unclaimed::Return));
         Ok(())
@@ -111,28 +106,23 @@ impl WebVm {
         }
     }
 
-    pub(crate) fn set_budget(&self, instructions: Option<u64>) -> Result<()> {
-        self.idle(|run| run.vcpu().set_budget(instructions))
+    pub(crate) fn vm(&self) -> &dyn Vm {
+        &*self.vm
     }
 
-    pub(crate) fn instructions(&self) -> Result<u64> {
-        self.idle(|run| Ok(run.vcpu().instructions().unwrap_or(0)))
+    /// The vCPU, while it does not run.
+    pub(crate) fn vcpu<T>(&self, f: impl FnOnce(&mut dyn Vcpu) -> Result<T>) -> Result<T> {
+        self.idle(|run| f(run.vcpu()))
     }
 
-    /// The sixteen general-purpose registers in the order of their encoding, then RIP and RFLAGS.
-    pub(crate) fn registers(&self) -> Result<[u64; 18]> {
-        self.idle(|run| {
-            let registers = run.vcpu().x86()?.registers()?;
-            let mut words = [0; 18];
-            words[..16].copy_from_slice(&registers.gprs());
-            (words[16], words[17]) = (registers.rip, registers.rflags);
-            Ok(words)
-        })
+    /// Its registers.
+    pub(crate) fn x86<T>(&self, f: impl FnOnce(&mut dyn X86State) -> Result<T>) -> Result<T> {
+        self.vcpu(|vcpu| f(vcpu.x86()?))
     }
 
-    pub(crate) fn set_registers(&self, words: [u64; 18]) -> Result<()> {
-        let [gprs @ .., rip, rflags] = words;
-        self.idle(|run| run.vcpu().x86()?.set_registers(&Registers::from_gprs(gprs, rip, rflags)))
+    /// How many exits of each kind there were, by the numbers of the kinds.
+    pub(crate) fn exit_counts(&self) -> Result<Vec<u64>> {
+        self.idle(|run| Ok(ExitKind::ALL.iter().map(|kind| run.counts().get(*kind)).collect()))
     }
 
     fn idle<T>(&self, f: impl FnOnce(&mut VcpuLoop) -> Result<T>) -> Result<T> {

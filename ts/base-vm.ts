@@ -1,0 +1,93 @@
+/** A virtual machine without a board, whatever runs it. */
+import './dispose.js';
+import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
+import type { Device, DeviceRange } from './device.js';
+import { guard } from './errors.js';
+import type { DeviceMap, DeviceMapping } from './mapping.js';
+import { Memory } from './memory.js';
+import { type Address, u32, whole } from './numbers.js';
+import { Vcpu } from './vcpu.js';
+
+/** What a VM is made of. */
+export interface BaseVmOptions {
+  /** RAM from address 0: bytes, or text such as `256M`. A multiple of 4096. */
+  readonly memory: Address | string;
+  /** Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. */
+  readonly irqchip?: IrqchipKind;
+}
+
+/** What a VM has and does, by the addon ({@link Vm}) and in WebAssembly alike. */
+export abstract class BaseVm implements Disposable, AsyncDisposable {
+  readonly #native: NativeVm;
+  readonly #devices: DeviceMap;
+  /** Guest RAM. */
+  readonly memory: Memory;
+  /** The backend that runs it. */
+  readonly backend: BackendKind;
+
+  /** @internal */
+  protected constructor(vm: NativeVm, devices: DeviceMap, backend: BackendKind) {
+    this.#native = vm;
+    this.#devices = devices;
+    this.backend = backend;
+    const memory = guard(() => vm.memory());
+    this.memory = new Memory(memory, devices.check);
+  }
+
+  /** Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. */
+  createVcpu(id: number): Vcpu {
+    const number = u32(id, 'a vCPU number');
+    const vcpu = guard(() => this.#native.createVcpu(number));
+    return new Vcpu(vcpu, this.#devices.table);
+  }
+
+  /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
+  map(range: DeviceRange, device: Device): DeviceMapping {
+    return this.#devices.map(this.#native, range, device);
+  }
+
+  /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none. */
+  setIrqLine(gsi: number, level: boolean): void {
+    const line = u32(gsi, 'an interrupt line');
+    guard(() => this.#native.setIrqLine(line, level));
+  }
+
+  /** Delivers a message-signalled interrupt: a write of `data` to `address`. */
+  signalMsi(address: Address, data: number): void {
+    const [to, word] = [whole(address, 'an address'), u32(data, 'the data of an MSI')];
+    guard(() => this.#native.signalMsi(to, word));
+  }
+
+  /** Starts or stops recording of pages that the guest writes. */
+  setDirtyLog(enabled: boolean): void {
+    guard(() => this.#native.setDirtyLog(enabled));
+  }
+
+  /** Addresses of the 4 KiB pages that the guest wrote since the last call, ascending. */
+  takeDirtyPages(): number[] {
+    return guard(() => this.#native.takeDirtyPages());
+  }
+
+  /** Whether it has been closed. */
+  get closed(): boolean {
+    return this.#devices.closed;
+  }
+
+  /**
+   * Ends all runs, which then end with `ERR_CLOSED`, and lets go of the backend. Any thread's run under way ends soon;
+   * further calls change nothing. A device may call this while it answers.
+   */
+  close(): void {
+    if (!this.#devices.close()) return;
+    guard(() => this.#native.close());
+    this.memory.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+}
