@@ -229,6 +229,11 @@ impl LocalApic {
         (self.base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE).then_some(self.base & BASE_ADDRESS)
     }
 
+    /// Whether IA32_APIC_BASE enables it.
+    pub fn hardware_enabled(&self) -> bool {
+        self.base & BASE_ENABLE != 0
+    }
+
     /// IA32_APIC_BASE.
     pub fn base(&self) -> u64 {
         self.base
@@ -256,10 +261,6 @@ impl LocalApic {
         self.base = value;
         self.refresh();
         Ok(())
-    }
-
-    fn hardware_enabled(&self) -> bool {
-        self.base & BASE_ENABLE != 0
     }
 
     fn software_enabled(&self) -> bool {
@@ -305,6 +306,11 @@ impl LocalApic {
     /// processor asks the 8259 for the vector.
     pub fn acknowledge_ext_int(&mut self) {
         self.ext_int_message = false;
+    }
+
+    /// Whether [`LocalApic::take_signal`] would give one.
+    pub fn signal_pending(&self) -> bool {
+        self.signals != Signals::default()
     }
 
     /// The most urgent event, which the processor has then taken. On [`Signal::Init`] the core calls

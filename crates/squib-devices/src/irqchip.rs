@@ -117,6 +117,12 @@ impl Irqchip {
         Some(apic.acknowledge())
     }
 
+    /// Whether [`Irqchip::take_signal`] would give one.
+    #[inline]
+    pub fn signal_pending(&self, cpu: usize) -> bool {
+        self.apic(cpu).is_some_and(LocalApic::signal_pending)
+    }
+
     /// The most urgent event that is no maskable interrupt. With [`Signal::Init`] the local APIC has been
     /// reset already.
     pub fn take_signal(&mut self, cpu: usize) -> Option<Signal> {

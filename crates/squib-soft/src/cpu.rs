@@ -7,6 +7,7 @@ use squib_core::{Clock, Entropy, GuestMemory};
 use squib_x86::env::{Env, Flush, Leave};
 use squib_x86::model::CpuModel;
 use squib_x86::state::sreg;
+use squib_x86::system::debug;
 use squib_x86::system::paging::Paging;
 use squib_x86::{CpuState, Stop};
 
@@ -29,8 +30,20 @@ pub struct TlbSet {
     pub fetch: Tlb,
 }
 
-/// Rights under which translations are cached: supervisor, user, supervisor with RFLAGS.AC under SMAP.
-pub const TLB_SETS: usize = 3;
+/// Rights under which translations are cached.
+pub mod rights {
+    /// Supervisor.
+    pub const SUPERVISOR: usize = 0;
+    /// User.
+    pub const USER: usize = 1;
+    /// Supervisor with RFLAGS.AC set, by which SMAP lets explicit accesses pass.
+    pub const SMAP_OPEN: usize = 2;
+    /// User with alignment checks. Its read and write arrays stay empty, so that every access is checked.
+    pub const ALIGNED: usize = 3;
+}
+
+/// Number of [`rights`].
+pub const TLB_SETS: usize = 4;
 
 /// A soft vCPU. The fields that every instruction touches come first.
 #[repr(C)]
@@ -78,6 +91,12 @@ pub struct Cpu {
     pub(crate) window_wanted: bool,
     /// A non-maskable interrupt waits.
     pub(crate) nmi_pending: bool,
+    /// The local APIC has an event that is no maskable interrupt.
+    pub(crate) signalled: bool,
+    /// A breakpoint watches data.
+    pub(crate) watching: bool,
+    /// Data and port breakpoints that were hit since the last debug trap: bits of DR6.
+    pub(crate) hits: u64,
     /// Accesses to model-specific registers that nobody has.
     pub(crate) unknown_msrs: u64,
     /// Where RDRAND and RDSEED have their numbers from.
@@ -121,6 +140,9 @@ impl Cpu {
             injected: None,
             window_wanted: false,
             nmi_pending: false,
+            signalled: false,
+            watching: false,
+            hits: 0,
             unknown_msrs: 0,
             entropy: None,
             plain: false,
@@ -130,9 +152,9 @@ impl Cpu {
         cpu
     }
 
-    /// INIT: the registers' reset state, and nothing cached.
-    pub(crate) fn reset(&mut self) {
-        self.state = CpuState::reset();
+    /// INIT: the registers as it leaves them, and nothing cached.
+    pub(crate) fn init(&mut self) {
+        self.state.init();
         self.flush(Flush::All);
         self.replay.clear();
         self.refresh_mode();
@@ -155,6 +177,21 @@ impl Cpu {
     /// Whether RFLAGS.TF is set.
     pub(crate) fn single_stepping(&self) -> bool {
         self.state.sys_flags & RFLAGS_TF != 0
+    }
+
+    /// Whether a debug exception can come with any instruction, so that they run one by one.
+    pub(crate) fn is_debugged(&self) -> bool {
+        self.single_stepping() || debug::armed(&self.state)
+    }
+
+    /// Whether something waits for the boundary of an instruction.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.interrupt_pending
+            || self.injected.is_some()
+            || self.nmi_pending
+            || self.signalled
+            || self.window_wanted
+            || self.is_debugged()
     }
 
     /// Notes why the instruction stopped.

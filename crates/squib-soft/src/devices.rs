@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use squib_devices::apic;
 use squib_devices::irqchip::Irqchip;
 
 use crate::replay::Access;
@@ -68,6 +69,12 @@ impl Platform {
     /// Number of the vCPU.
     pub fn cpu(&self) -> usize {
         self.cpu
+    }
+
+    /// Whether the vCPU is the one that starts at reset.
+    pub fn is_bootstrap(&mut self) -> bool {
+        self.with(|chip, cpu| chip.apic(cpu).is_some_and(|apic| apic.base() & apic::BASE_BSP != 0))
+            != Some(false)
     }
 
     /// Does something with the controllers, where there are any, and notes when they want to be ticked.

@@ -1,7 +1,11 @@
 //! The soft vCPU as system instructions see it.
 
+use squib_devices::apic::{LocalApic, MSR_APIC_BASE};
+use squib_devices::irqchip::Irqchip;
 use squib_x86::env::{Env, Flush, Leave, Rights};
 use squib_x86::model::CpuModel;
+use squib_x86::state::Shadow;
+use squib_x86::system::debug::{self, Watched};
 use squib_x86::system::paging::{Access, PhysMem};
 use squib_x86::{CpuState, Exception, Size, Stop};
 
@@ -23,13 +27,15 @@ impl Cpu {
         Access { write, fetch: false, user, smap_open: rights == Rights::Current && !user && ac }
     }
 
-    /// Looks whether the local APIC has an interrupt for this vCPU.
+    /// Looks whether the local APIC has something for this vCPU.
     pub(crate) fn note_interrupts(&mut self) {
-        let pending = self.platform.with(|chip, cpu| chip.interrupt_pending(cpu)).unwrap_or(false);
-        if pending && !self.interrupt_pending {
+        let look = |chip: &mut Irqchip, cpu| (chip.interrupt_pending(cpu), chip.signal_pending(cpu));
+        let (pending, signalled) = self.platform.with(look).unwrap_or_default();
+        if pending && !self.interrupt_pending || signalled {
             self.recheck();
         }
         self.interrupt_pending = pending;
+        self.signalled = signalled;
     }
 
     /// Ends the run after this instruction, unless something ends it already.
@@ -134,15 +140,24 @@ impl Env for Cpu {
     fn platform_wrmsr(&mut self, index: u32, value: u64) -> Result<(), Stop> {
         let now = self.now_ns();
         let due = self.ticks_to_ns(value.wrapping_sub(self.state.msr.tsc_offset));
+        if index == MSR_APIC_BASE && value & !self.model.physical_mask() != 0 {
+            return Err(Exception::GP0.into());
+        }
         let found = self.platform.with(|chip, cpu| match index {
             MSR_TSC_DEADLINE => {
                 chip.set_tsc_deadline(cpu, value, due);
+                chip.tick(now);
                 Some(Ok(()))
             }
             _ => chip.msr_write(cpu, index, value, now),
         });
         match found.flatten() {
             Some(Ok(())) => {
+                if index == MSR_APIC_BASE {
+                    let enabled =
+                        |chip: &mut Irqchip, cpu| chip.apic(cpu).is_some_and(LocalApic::hardware_enabled);
+                    self.state.apic_disabled = self.platform.with(enabled) == Some(false);
+                }
                 self.note_interrupts();
                 Ok(())
             }
@@ -163,9 +178,7 @@ impl Env for Cpu {
     fn leave(&mut self, why: Leave) {
         match why {
             // Nothing waits, so nothing can become deliverable.
-            Leave::Recheck if !self.interrupt_pending && !self.window_wanted && !self.single_stepping() => {
-                self.state.shadow = false;
-            }
+            Leave::Recheck if !self.has_waiting() => self.state.shadow = Shadow::None,
             Leave::Recheck => self.recheck(),
             _ => self.leave = Some(why),
         }
@@ -215,11 +228,14 @@ impl Env for Cpu {
 
 impl Cpu {
     fn port_access(&mut self, access: replay::Access) -> Result<u64, Stop> {
+        if debug::armed(&self.state) {
+            self.hits |= debug::conditions(&self.state, Watched::Port, access.addr, access.width.into());
+        }
         let now = self.now_ns();
         if let Some(value) = self.platform.port_access(&access, now) {
             self.note_interrupts();
             return Ok(value);
         }
-        self.replay.access(access).ok_or(Stop::Exit)
+        self.ask(access)
     }
 }

@@ -3,6 +3,8 @@
 
 use iced_x86::Mnemonic as M;
 use squib_core::x86::bits::RFLAGS_TF;
+use squib_x86::insn::{Insn, Rep};
+use squib_x86::system::debug::{self, Watched};
 use squib_x86::{Exception, Stop};
 
 use crate::block::{Block, Key};
@@ -48,14 +50,37 @@ impl Cpu {
         }
     }
 
+    /// The instruction that has just been stepped, where it runs by its full description.
+    fn stepped(&self) -> Option<&Insn> {
+        // SAFETY: the cache frees blocks only between runs.
+        unsafe { self.block.as_ref() }.and_then(|b| b.insns.first())
+    }
+
     /// Whether the instruction that has just been stepped was INT, INT1, INT3 or INTO. They clear TF, and no single-step
     /// trap follows them (Intel SDM vol. 3, 18.3.1.4).
     pub(crate) fn raised_interrupt(&self) -> bool {
-        // SAFETY: the cache frees blocks only between runs.
-        let block = unsafe { self.block.as_ref() };
-        let first = block.and_then(|b| b.insns.first());
-        first.is_some_and(|i| matches!(i.mnemonic, M::Int | M::Int1 | M::Int3 | M::Into))
+        self.stepped().is_some_and(|i| matches!(i.mnemonic, M::Int | M::Int1 | M::Int3 | M::Into))
             && self.state.sys_flags & RFLAGS_TF == 0
+    }
+
+    /// Whether the instruction that has just been stepped was INT1, which is a debug exception itself.
+    pub(crate) fn raised_debug(&self) -> bool {
+        self.stepped().is_some_and(|i| i.mnemonic == M::Int1)
+    }
+
+    /// Whether the instruction that has just been stepped is repeated and has further elements to do.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.stepped().is_some_and(|i| i.rep != Rep::None && i.rip == self.state.rip)
+    }
+
+    /// The conditions that code breakpoints meet at the next instruction: bits of DR6.
+    pub(crate) fn code_breakpoints(&self) -> u64 {
+        if !debug::armed(&self.state) {
+            return 0;
+        }
+        // Past the segment's limit there is no instruction, but a fault.
+        let at = self.decoded.linear(self.state.rip);
+        at.map_or(0, |at| debug::conditions(&self.state, Watched::Execute, at, 1))
     }
 
     #[inline(always)]

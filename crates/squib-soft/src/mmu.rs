@@ -4,15 +4,16 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use squib_core::memory::Region;
-use squib_core::x86::bits::{CR0_EM, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT, RFLAGS_AC};
+use squib_core::x86::bits::{CR0_AM, CR0_EM, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT, RFLAGS_AC};
 use squib_x86::address::linear;
 use squib_x86::state::sreg;
+use squib_x86::system::debug::{self, Watched};
 use squib_x86::system::is_canonical;
 use squib_x86::system::paging::{Access, Page, Paging, PhysMem};
 use squib_x86::{CodeMode, Exception, Size, Stop};
 
 use crate::code_segment::CodeSegment;
-use crate::cpu::{Cpu, Halted};
+use crate::cpu::{Cpu, Halted, rights};
 use crate::ram;
 use crate::replay;
 use crate::tlb::{self, Entries};
@@ -129,10 +130,7 @@ impl Cpu {
             // SAFETY: `host_for_read` has found 16 bytes of RAM.
             return Ok(u128::from_le(unsafe { host.cast::<u128>().read_unaligned() }));
         }
-        self.check_end(addr, 16).map_err(|e| self.halt(Stop::Fault(e)))?;
-        let low = self.load_slow(addr, Size::B8)?;
-        let high = self.load_slow(addr.wrapping_add(8), Size::B8)?;
-        Ok(u128::from(high) << 64 | u128::from(low))
+        self.load128_slow(addr).map_err(|stop| self.halt(stop))
     }
 
     /// Stores 16 bytes.
@@ -146,9 +144,28 @@ impl Cpu {
             unsafe { host.cast::<u128>().write_unaligned(v.to_le()) };
             return Ok(());
         }
-        self.check_write(addr, 16)?;
-        self.store_slow(addr, Size::B8, v as u64)?;
-        self.store_slow(addr.wrapping_add(8), Size::B8, (v >> 64) as u64)
+        self.store128_slow(addr, v).map_err(|stop| self.halt(stop))
+    }
+
+    // Alignment checks (Intel SDM vol. 3, 6.15 "Interrupt 17") leave 16-byte accesses that need not be aligned alone.
+
+    #[cold]
+    #[inline(never)]
+    fn load128_slow(&mut self, addr: u64) -> Result<u128, Stop> {
+        self.check_end(addr, 16)?;
+        let access = self.access(false);
+        let low = self.read_with(addr, Size::B8, access)?;
+        let high = self.read_with(addr.wrapping_add(8), Size::B8, access)?;
+        Ok(u128::from(high) << 64 | u128::from(low))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store128_slow(&mut self, addr: u64, v: u128) -> Result<(), Stop> {
+        let access = self.access(true);
+        self.probe_with(addr, 16, access)?;
+        self.write_with(addr, Size::B8, v as u64, access)?;
+        self.write_with(addr.wrapping_add(8), Size::B8, (v >> 64) as u64, access)
     }
 
     /// The access as the page walk wants it, for the rights in force.
@@ -199,6 +216,8 @@ impl Cpu {
         let at = self.physical(phys);
         if let Physical::Ram { host, code } = at
             && access == self.access(access.write)
+            && self.rights != rights::ALIGNED
+            && !(self.watching && debug::watches_page(&self.state, addr))
         {
             let set = &mut self.tlbs[self.rights];
             let addr = if self.state.long_mode() { addr } else { addr & 0xffff_ffff };
@@ -215,7 +234,9 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn load_slow(&mut self, addr: u64, size: Size) -> Result<u64, Halted> {
         let access = self.access(false);
-        self.read_with(addr, size, access).map_err(|stop| self.halt(stop))
+        self.check_alignment(addr, size.bytes())
+            .and_then(|()| self.read_with(addr, size, access))
+            .map_err(|stop| self.halt(stop))
     }
 
     /// A store that missed the TLB, crosses a page, writes code, or writes a device.
@@ -223,15 +244,29 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn store_slow(&mut self, addr: u64, size: Size, v: u64) -> Result<(), Halted> {
         let access = self.access(true);
-        self.write_with(addr, size, v, access).map_err(|stop| self.halt(stop))
+        self.check_alignment(addr, size.bytes())
+            .and_then(|()| self.write_with(addr, size, v, access))
+            .map_err(|stop| self.halt(stop))
     }
 
-    /// Checks `len` bytes (at most a page) for writing.
+    /// Raises #AC where alignment checks are on. It comes before every page fault and after the checks of the address
+    /// itself, as Intel's processors have it.
+    fn check_alignment(&self, addr: u64, len: u64) -> Result<(), Stop> {
+        if self.rights != rights::ALIGNED || addr & (len - 1) == 0 {
+            return Ok(());
+        }
+        self.check_end(addr, len)?;
+        Err(Exception::ac(0).into())
+    }
+
+    /// Checks `len` bytes (1, 2, 4 or 8) for writing.
     #[cold]
     #[inline(never)]
     pub(crate) fn check_write(&mut self, addr: u64, len: u64) -> Result<(), Halted> {
         let access = self.access(true);
-        self.probe_with(addr, len, access).map_err(|stop| self.halt(stop))
+        self.check_alignment(addr, len)
+            .and_then(|()| self.probe_with(addr, len, access))
+            .map_err(|stop| self.halt(stop))
     }
 
     /// Reads with these rights.
@@ -240,10 +275,12 @@ impl Cpu {
         self.check_end(addr, size.bytes())?;
         let (phys, at) = self.resolve(addr, access)?;
         if here >= size.bytes() {
+            self.watch(Watched::Read, addr, size);
             return self.read_physical(phys, at, size.bytes());
         }
         let next = addr.wrapping_add(here);
         let (phys2, at2) = self.resolve(next, access)?;
+        self.watch(Watched::Read, addr, size);
         let low = self.read_physical(phys, at, here)?;
         let high = self.read_physical(phys2, at2, size.bytes() - here)?;
         Ok(low | high << (8 * here))
@@ -255,12 +292,21 @@ impl Cpu {
         self.check_end(addr, size.bytes())?;
         let (phys, at) = self.resolve(addr, access)?;
         if here >= size.bytes() {
+            self.watch(Watched::Write, addr, size);
             return self.write_physical(phys, at, size.bytes(), v);
         }
         let next = addr.wrapping_add(here);
         let (phys2, at2) = self.resolve(next, access)?;
+        self.watch(Watched::Write, addr, size);
         self.write_physical(phys, at, here, v)?;
         self.write_physical(phys2, at2, size.bytes() - here, v >> (8 * here))
+    }
+
+    /// Notes an access to watched data; pages that hold any are not in the TLB.
+    fn watch(&mut self, watched: Watched, addr: u64, size: Size) {
+        if self.watching {
+            self.hits |= debug::conditions(&self.state, watched, addr, size.bytes());
+        }
     }
 
     /// Checks `len` bytes for writing with these rights.
@@ -287,7 +333,7 @@ impl Cpu {
                 Ok(u64::from_le_bytes(bytes))
             }
             Physical::Device => {
-                self.device_access(replay::Access { addr: phys, width: len as u8, ..Default::default() })
+                self.ask(replay::Access { addr: phys, width: len as u8, ..Default::default() })
             }
         }
     }
@@ -314,18 +360,31 @@ impl Cpu {
                     write: true,
                     value: v & mask,
                 };
-                self.device_access(access).map(drop)
+                self.ask(access).map(drop)
             }
         }
     }
 
-    /// An access to something that is not RAM: the interrupt controllers answer at once, everything else is an exit.
-    fn device_access(&mut self, access: replay::Access) -> Result<u64, Stop> {
-        if let Some(value) = self.platform.memory_access(&access, self.clock.now_ns()) {
-            self.note_interrupts();
+    /// An access to something that is not RAM, whose answer the instruction stops for.
+    pub(crate) fn ask(&mut self, access: replay::Access) -> Result<u64, Stop> {
+        if let Some(value) = self.replay.access(access) {
             return Ok(value);
         }
-        self.replay.access(access).ok_or(Stop::Exit)
+        if self.replay.is_full() {
+            self.unsupported = Some("an instruction with more than 8 accesses to devices");
+            return Err(Exception::UD.into());
+        }
+        Err(Stop::Exit)
+    }
+
+    /// The answer of the interrupt controllers to an access, where it is theirs to give.
+    pub(crate) fn ask_controllers(&mut self, access: &replay::Access) -> Option<u64> {
+        if access.port {
+            return None;
+        }
+        let answer = self.platform.memory_access(access, self.clock.now_ns())?;
+        self.note_interrupts();
+        Some(answer)
     }
 
     /// Translates the linear address of code to fetch.
@@ -349,10 +408,12 @@ impl Cpu {
         self.paging = Paging::of(&self.state, &self.model);
         let user = self.state.cpl == 3;
         let rights = match (user, self.state.sys_flags & RFLAGS_AC != 0) {
-            (true, _) => 1,
-            (false, true) => 2,
-            (false, false) => 0,
+            (true, true) if self.state.cr0 & CR0_AM != 0 => rights::ALIGNED,
+            (true, _) => rights::USER,
+            (false, true) => rights::SMAP_OPEN,
+            (false, false) => rights::SUPERVISOR,
         };
+        self.watching = debug::watches_data(&self.state);
         // Recent blocks are known by RIP alone, which means other code in another segment.
         let code = CodeSegment::of(&self.state);
         if code != self.decoded {

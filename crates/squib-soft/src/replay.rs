@@ -8,7 +8,7 @@ use squib_core::ExitData;
 
 /// Most device accesses that one instruction makes: a 16-byte load and store, each over a page boundary, at
 /// 8 bytes an access.
-const MOST: usize = 8;
+pub const MOST: usize = 8;
 
 /// One access to device memory or a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +66,11 @@ impl Replay {
         }
         self.pending = Some(access);
         None
+    }
+
+    /// Whether there is no place for the answer to another access.
+    pub fn is_full(&self) -> bool {
+        self.count == MOST
     }
 
     /// The access to make.

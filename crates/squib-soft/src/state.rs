@@ -8,9 +8,9 @@ use squib_core::x86::{
 use squib_core::{Error, ErrorCode, Result};
 use squib_devices::apic::MSR_APIC_BASE;
 use squib_x86::env::{Env, Flush};
-use squib_x86::state::{Seg, Table, sreg};
-use squib_x86::system;
+use squib_x86::state::{Seg, Shadow, Table, sreg};
 use squib_x86::system::msr::{self, Effect, Refused};
+use squib_x86::system::{self, debug};
 
 use crate::vcpu::SoftVcpu;
 
@@ -118,6 +118,7 @@ impl X86State for SoftVcpu {
     fn set_debug_registers(&mut self, regs: &DebugRegisters) -> Result<()> {
         let s = &mut self.cpu.state;
         (s.dr, s.dr6, s.dr7) = (regs.db, regs.dr6, regs.dr7);
+        debug::changed(&mut self.cpu);
         Ok(())
     }
 
@@ -179,7 +180,7 @@ impl X86State for SoftVcpu {
             interrupt: None,
             nmi_pending: self.cpu.nmi_pending,
             nmi_masked: s.nmi_masked,
-            interrupt_shadow: s.shadow,
+            interrupt_shadow: s.shadow != Shadow::None,
         })
     }
 
@@ -189,7 +190,7 @@ impl X86State for SoftVcpu {
         }
         self.cpu.nmi_pending = events.nmi_pending;
         self.cpu.state.nmi_masked = events.nmi_masked;
-        self.cpu.state.shadow = events.interrupt_shadow;
+        self.cpu.state.shadow = if events.interrupt_shadow { Shadow::Sti } else { Shadow::None };
         Ok(())
     }
 

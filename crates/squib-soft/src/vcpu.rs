@@ -8,13 +8,15 @@ use squib_core::x86::bits::{RFLAGS_IF, RFLAGS_RF};
 use squib_core::{CancelHandle, Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
 use squib_devices::apic::Signal;
 use squib_devices::irqchip::Irqchip;
+use squib_x86::Stop;
 use squib_x86::env::Leave;
+use squib_x86::state::Shadow;
+use squib_x86::system::debug;
 use squib_x86::system::interrupt::{self, Event};
-use squib_x86::{Exception, Stop};
 
 use crate::cpu::Cpu;
 use crate::exec::Pause;
-use crate::replay::Access;
+use crate::replay::{self, Access};
 use crate::shared::{Shared, attention};
 
 /// Guest instructions between two looks at the clock and at requests of other threads.
@@ -91,11 +93,17 @@ impl SoftVcpu {
 
     /// Finishes the half-done instruction, if there is one, and nothing else.
     fn complete(&mut self) -> Result<VmExit> {
-        if !self.cpu.replay.is_active() {
-            return Ok(VmExit::Completed);
+        // Accesses to the interrupt controllers are answered in between.
+        for _ in 0..=replay::MOST {
+            if !self.cpu.replay.is_active() {
+                break;
+            }
+            self.grant(1);
+            if let Some(exit) = self.step() {
+                return Ok(exit);
+            }
         }
-        self.grant(1);
-        Ok(self.step().unwrap_or(VmExit::Completed))
+        Ok(VmExit::Completed)
     }
 
     /// Gives the CPU instructions to run; what was left of the last grant counts as never given.
@@ -106,22 +114,50 @@ impl SoftVcpu {
 
     /// One instruction, with the half-done one's answers if there are any.
     fn step(&mut self) -> Option<VmExit> {
-        self.cpu.replay.rewind();
-        let trap = self.cpu.single_stepping();
-        self.cpu.state.shadow = false;
-        let pause = self.cpu.step();
-        if !matches!(pause, Some(Pause::Stop(Stop::Exit))) {
-            self.cpu.replay.clear();
-        }
-        if trap && !matches!(pause, Some(Pause::Stop(_))) && !self.cpu.raised_interrupt() {
-            self.cpu.state.sys_flags &= !RFLAGS_RF;
-            let rip = self.cpu.state.rip;
-            let single_step = Exception { address: 1 << 14, ..Exception::DB };
-            if let Err(stop) = interrupt::raise(&mut self.cpu, single_step, rip) {
-                return self.handle(Pause::Stop(stop));
+        let held_off = std::mem::take(&mut self.cpu.state.shadow);
+        if !self.cpu.replay.is_active() {
+            let hits = if held_off == Shadow::MovSs { 0 } else { self.cpu.code_breakpoints() };
+            if hits != 0 {
+                return self.handle(Pause::Stop(debug::exception(hits).into()));
             }
+            self.cpu.state.sys_flags &= !RFLAGS_RF;
         }
-        pause.and_then(|p| self.handle(p))
+        self.cpu.replay.rewind();
+        let single = self.cpu.single_stepping();
+        let pause = self.cpu.step();
+        if let Some(Pause::Stop(stop)) = pause {
+            if stop != Stop::Exit {
+                self.cpu.replay.clear();
+                self.cpu.hits = 0;
+            }
+            return self.handle(Pause::Stop(stop));
+        }
+        self.cpu.replay.clear();
+        if debug::armed(&self.cpu.state) && self.cpu.is_unfinished() {
+            // Its breakpoint has had its turn.
+            self.cpu.state.sys_flags |= RFLAGS_RF;
+        }
+        let (no_step, int1) = (self.cpu.raised_interrupt(), self.cpu.raised_debug());
+        self.debug_trap(single && !no_step, int1).or_else(|| pause.and_then(|p| self.handle(p)))
+    }
+
+    /// Raises the debug exception that follows an instruction, if one does: after a `single` step, or where a breakpoint
+    /// was hit (Intel SDM vol. 3, 18.3.1). One that follows INT1 has come with it.
+    fn debug_trap(&mut self, single: bool, int1: bool) -> Option<VmExit> {
+        if self.cpu.state.shadow == Shadow::MovSs {
+            return None;
+        }
+        let hits = std::mem::take(&mut self.cpu.hits) | if single { debug::DR6_BS } else { 0 };
+        if hits == 0 {
+            return None;
+        }
+        if int1 {
+            debug::record(&mut self.cpu.state, hits);
+            return None;
+        }
+        // A trap wakes the processor as soon as it is halted.
+        self.cpu.leave.take_if(|leave| *leave == Leave::Halt);
+        self.handle(Pause::Stop(debug::exception(hits).into()))
     }
 
     /// What has to be done before guest code may run.
@@ -163,12 +199,15 @@ impl SoftVcpu {
     }
 
     fn take_signals(&mut self) {
+        self.cpu.signalled = false;
         while let Some(signal) = self.cpu.platform.with(Irqchip::take_signal).flatten() {
             match signal {
                 Signal::Nmi => self.cpu.nmi_pending = true,
                 Signal::Init => {
-                    self.cpu.reset();
-                    self.waiting = Waiting::StartUp;
+                    self.cpu.init();
+                    // The bootstrap processor starts at the reset vector, the others when they are told to.
+                    self.waiting =
+                        if self.cpu.platform.is_bootstrap() { Waiting::No } else { Waiting::StartUp };
                 }
                 Signal::StartUp(page) if self.waiting == Waiting::StartUp => {
                     self.cpu.start_at(page);
@@ -206,7 +245,7 @@ impl SoftVcpu {
         let event = Event::external(vector?);
         self.cpu.leave = None;
         match interrupt::deliver(&mut self.cpu, event, rip) {
-            Ok(()) => None,
+            Ok(()) => self.debug_trap(false, false),
             Err(stop) => self.handle(Pause::Stop(stop)),
         }
     }
@@ -228,6 +267,10 @@ impl SoftVcpu {
             }
             Pause::Stop(Stop::Exit) => {
                 if let Some(access) = self.cpu.replay.pending() {
+                    if let Some(answer) = self.cpu.ask_controllers(&access) {
+                        self.cpu.replay.complete(answer);
+                        return None;
+                    }
                     self.waiting = Waiting::Access(access);
                     return Some(exit_for(&access));
                 }
@@ -282,7 +325,7 @@ impl SoftVcpu {
             }
             if self.cpu.window_wanted
                 && self.interrupts_enabled()
-                && !self.cpu.state.shadow
+                && self.cpu.state.shadow == Shadow::None
                 && !self.cpu.replay.is_active()
             {
                 return Ok(VmExit::InterruptWindow);
@@ -309,23 +352,24 @@ impl SoftVcpu {
     /// Guest code until the quantum is used up, or something has to be looked at.
     fn run_quantum(&mut self) -> Option<VmExit> {
         while self.cpu.left > 0 && self.waiting == Waiting::No {
+            if self.cpu.signalled {
+                self.take_signals();
+                continue;
+            }
             let half_done = self.cpu.replay.is_active();
-            let held_off = std::mem::take(&mut self.cpu.state.shadow);
-            let pause = if half_done || self.cpu.single_stepping() || held_off && self.deliverable() {
-                if let Some(exit) = self.step() {
-                    return Some(exit);
-                }
-                continue;
-            } else if self.deliverable() {
-                if let Some(exit) = self.deliver() {
-                    return Some(exit);
-                }
-                continue;
+            let held_off = self.cpu.state.shadow != Shadow::None;
+            let deliverable = self.deliverable();
+            let exit = if !half_done && !held_off && deliverable {
+                self.deliver()
+            } else if half_done || deliverable || self.cpu.is_debugged() {
+                self.step()
             } else {
-                self.cpu.run_blocks()
+                self.cpu.state.shadow = Shadow::None;
+                let pause = self.cpu.run_blocks();
+                self.handle(pause)
             };
-            if let Some(exit) = self.handle(pause) {
-                return Some(exit);
+            if exit.is_some() {
+                return exit;
             }
         }
         None
@@ -392,7 +436,8 @@ impl Vcpu for SoftVcpu {
                 "this VM has interrupt controllers of its own: set an interrupt line or signal an MSI",
             ));
         }
-        if !self.interrupts_enabled() || self.cpu.state.shadow || self.cpu.injected.is_some() {
+        if !self.interrupts_enabled() || self.cpu.state.shadow != Shadow::None || self.cpu.injected.is_some()
+        {
             return Err(Error::new(
                 ErrorCode::VcpuBusy,
                 "the guest cannot take an interrupt now: request the interrupt window and inject at its exit",

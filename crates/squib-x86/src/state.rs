@@ -155,6 +155,18 @@ impl CodeMode {
     }
 }
 
+/// What an instruction holds off until the one after it is through (Intel SDM vol. 3, 6.8.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shadow {
+    /// Nothing.
+    #[default]
+    None,
+    /// Interrupts: after an STI that enabled them.
+    Sti,
+    /// Interrupts, and debug exceptions other than general detect: after MOV or POP to SS.
+    MovSs,
+}
+
 /// Model-specific registers that are plain storage to the CPU.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "named as in the manual")]
@@ -199,12 +211,14 @@ pub struct CpuState {
     pub mode: CodeMode,
     /// Current privilege level.
     pub cpl: u8,
-    /// Interrupts are held off for one instruction (after STI, MOV SS, POP SS).
-    pub shadow: bool,
+    /// What is held off for one instruction.
+    pub shadow: Shadow,
     /// NMIs are blocked until IRET.
     pub nmi_masked: bool,
     /// Initial APIC ID, as CPUID reports it.
     pub apic_id: u32,
+    /// IA32_APIC_BASE says that there is no local APIC, and so does CPUID.
+    pub apic_disabled: bool,
     /// Segment registers by [`sreg`] number.
     pub seg: [Seg; 6],
     /// Local descriptor table.
@@ -277,9 +291,10 @@ impl CpuState {
             sys_flags: RFLAGS_FIXED,
             mode: CodeMode::Bits16,
             cpl: 0,
-            shadow: false,
+            shadow: Shadow::None,
             nmi_masked: false,
             apic_id: 0,
+            apic_disabled: false,
             seg: [data; 6],
             ldt: Seg { attr: 0x82, limit: 0xffff, ..Seg::default() },
             tr: Seg { attr: 0x8b, limit: 0xffff, ..Seg::default() },
@@ -303,6 +318,22 @@ impl CpuState {
         };
         s.seg[sreg::CS] = Seg { base: 0xffff_0000, limit: 0xffff, selector: 0xf000, attr: 0x9b };
         s
+    }
+
+    /// INIT: as [`CpuState::reset`], but the units and registers that table 10-1 says are unchanged stay.
+    pub fn init(&mut self) {
+        *self = Self {
+            cr0: self.cr0 & (CR0_CD | CR0_NW) | CR0_ET,
+            apic_id: self.apic_id,
+            apic_disabled: self.apic_disabled,
+            pkru: self.pkru,
+            xcr0: self.xcr0,
+            msr: self.msr,
+            xmm: self.xmm,
+            mxcsr: self.mxcsr,
+            x87: self.x87,
+            ..Self::reset()
+        };
     }
 
     /// RFLAGS as PUSHF would store them.

@@ -14,6 +14,7 @@ use crate::flags::{FlagOp, LazyFlags};
 use crate::insn::{Insn, Rep};
 use crate::size::Size;
 use crate::state::sreg;
+use crate::system::debug;
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -216,8 +217,9 @@ impl Element<'_> {
             }
         }
         let flags = env.state_ref().lazy;
-        // A single-step trap follows each element.
-        let stepped = env.state_ref().sys_flags & RFLAGS_TF != 0;
+        // A debug trap may follow each element.
+        let state = env.state_ref();
+        let stepped = state.sys_flags & RFLAGS_TF != 0 || debug::armed(state);
         let result = self.elements(env, if stepped { 1 } else { CHUNK });
         let unfinished = result.is_ok() && env.state_ref().rip == self.i.rip;
         if unfinished || matches!(result, Err(Stop::Fault(_))) {

@@ -7,6 +7,7 @@ use crate::model::{CpuModel, Feature, Word};
 use crate::state::CpuState;
 
 use super::bits::CR4_PKE;
+use super::msr;
 
 /// Highest basic leaf.
 const MAX_BASIC: u32 = 0x16;
@@ -18,6 +19,11 @@ const MAX_EXTENDED: u32 = 0x8000_0008;
 /// The paravirtual features in leaf 0x4000_0001: the clock by both pairs of MSRs, no delay after port I/O, and
 /// a clock that is the same on every vCPU.
 const KVM_FEATURES: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 24;
+
+/// Leaf 1, EDX: there is a local APIC.
+const APIC_FEATURE: u32 = 1 << 9;
+/// Leaf 0x8000_0001, EDX: execution can be forbidden.
+const NX_FEATURE: u32 = 1 << 20;
 
 /// Frequency of the local APIC's timer and of the crystal in leaf 0x15, in Hz.
 pub const APIC_HZ: u32 = 1_000_000_000;
@@ -56,13 +62,15 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
     match leaf {
         0 => {
             let [b, d, c] = words(CpuModel::VENDOR);
-            result(MAX_BASIC, b, c, d)
+            let limited = state.msr.misc_enable & msr::LIMIT_CPUID != 0;
+            result(if limited { 2 } else { MAX_BASIC }, b, c, d)
         }
         1 => {
             let osxsave = u32::from(state.cr4 & CR4_OSXSAVE != 0) << 27;
             let several = u32::from(model.cpus > 1) << 28;
             let ebx = (state.apic_id & 0xff) << 24 | model.cpus.min(255) << 16 | (LINE / 8) << 8;
-            result(model.signature, ebx, f(Word::L1Ecx) | osxsave, f(Word::L1Edx) | several)
+            let absent = if state.apic_disabled { APIC_FEATURE } else { 0 };
+            result(model.signature, ebx, f(Word::L1Ecx) | osxsave, f(Word::L1Edx) & !absent | several)
         }
         // One round; 0xFF and 0xFE: look in leaf 4 for caches and in leaf 0x18 for TLBs.
         2 => result(0x00fe_ff01, 0, 0, 0),
@@ -91,7 +99,10 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         0x4000_0001 => result(KVM_FEATURES, 0, 0, 0),
         0x4000_0010 => result(model.tsc_khz, APIC_HZ / 1000, 0, 0),
         0x8000_0000 => result(MAX_EXTENDED, 0, 0, 0),
-        0x8000_0001 => result(0, 0, f(Word::X1Ecx), f(Word::X1Edx)),
+        0x8000_0001 => {
+            let absent = if state.msr.misc_enable & msr::XD_DISABLE != 0 { NX_FEATURE } else { 0 };
+            result(0, 0, f(Word::X1Ecx), f(Word::X1Edx) & !absent)
+        }
         0x8000_0002..=0x8000_0004 => {
             let mut brand = [0; 48];
             brand[..CpuModel::BRAND.len()].copy_from_slice(CpuModel::BRAND.as_bytes());
@@ -204,6 +215,18 @@ mod tests {
         }
         assert_eq!((ask(0x15, 0).eax, ask(0x15, 0).ebx), (1, 1));
         assert_eq!(ask(0x8000_0007, 0).edx, 1 << 8);
+    }
+
+    #[test]
+    fn what_is_switched_off_is_not_told() {
+        let (model, mut state) = (CpuModel::max(), CpuState::reset());
+        state.msr.misc_enable |= msr::LIMIT_CPUID | msr::XD_DISABLE;
+        state.apic_disabled = true;
+        assert_eq!(query(&model, &state, 0, 0).eax, 2);
+        assert_eq!(query(&model, &state, 1, 0).edx & APIC_FEATURE, 0);
+        assert_eq!(query(&model, &state, 0x8000_0001, 0).edx & NX_FEATURE, 0);
+        let (one, ext) = (ask(1, 0).edx, ask(0x8000_0001, 0).edx);
+        assert!(one & APIC_FEATURE != 0 && ext & NX_FEATURE != 0);
     }
 
     #[test]

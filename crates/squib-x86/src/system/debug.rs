@@ -4,7 +4,7 @@ use squib_core::x86::bits::RFLAGS_RF;
 
 use super::bits::CR4_DE;
 use super::rflags::in_64;
-use crate::env::Env;
+use crate::env::{Env, Flush, Leave};
 use crate::fault::{Exception, Stop};
 use crate::state::CpuState;
 
@@ -44,6 +44,28 @@ pub const fn armed(state: &CpuState) -> bool {
     state.dr7 & 0xff != 0
 }
 
+/// The breakpoints that are on: number, what the control field watches (0 to 3), address, and length in bytes.
+fn enabled(state: &CpuState) -> impl Iterator<Item = (usize, u64, u64, u64)> {
+    (0..4).map(|n| breakpoint(state, n)).filter(|(n, ..)| state.dr7 >> (2 * n) & 3 != 0)
+}
+
+/// Breakpoint `n`, on or not. Its address is aligned to its length.
+fn breakpoint(state: &CpuState, n: usize) -> (usize, u64, u64, u64) {
+    let control = state.dr7 >> (16 + 4 * n);
+    let len = [1, 2, 8, 4][(control >> 2 & 3) as usize];
+    (n, control & 3, state.dr[n] & !(len - 1), len)
+}
+
+/// Whether an enabled breakpoint watches data.
+pub fn watches_data(state: &CpuState) -> bool {
+    armed(state) && enabled(state).any(|(_, kind, ..)| kind & 1 != 0)
+}
+
+/// Whether an enabled breakpoint watches data in the 4 KiB page of `addr`.
+pub fn watches_page(state: &CpuState, addr: u64) -> bool {
+    enabled(state).any(|(_, kind, at, _)| kind & 1 != 0 && (at ^ addr) >> 12 == 0)
+}
+
 /// The conditions that `len` bytes (or a port access of that width) at `addr` meet: the bits for DR6, zero where
 /// no enabled breakpoint is hit. Hardware then shows the disabled breakpoints that match as well.
 pub fn conditions(state: &CpuState, watched: Watched, addr: u64, len: u64) -> u64 {
@@ -52,20 +74,16 @@ pub fn conditions(state: &CpuState, watched: Watched, addr: u64, len: u64) -> u6
     }
     let io = state.cr4 & CR4_DE != 0;
     let (mut met, mut fires) = (0, false);
-    for (n, &at) in state.dr.iter().enumerate() {
-        let control = state.dr7 >> (16 + 4 * n);
-        let bytes = [1, 2, 8, 4][(control >> 2 & 3) as usize];
-        let kind = match (watched, control & 3) {
+    for (n, kind, start, bytes) in (0..4).map(|n| breakpoint(state, n)) {
+        let watches = match (watched, kind) {
             (Watched::Execute, 0) => bytes == 1,
             (Watched::Write, 1 | 3) | (Watched::Read, 3) => true,
             (Watched::Port, 2) => io,
             _ => false,
         };
-        let start = at & !(bytes - 1);
         // Two ranges overlap where either starts within the other, also around the top of the address space.
         let overlaps = addr.wrapping_sub(start) < bytes || start.wrapping_sub(addr) < len;
-        let hit = if watched == Watched::Execute { at == addr } else { overlaps };
-        if kind && hit {
+        if watches && overlaps {
             met |= 1 << n;
             fires |= state.dr7 >> (2 * n) & 3 != 0;
         }
@@ -74,7 +92,7 @@ pub fn conditions(state: &CpuState, watched: Watched, addr: u64, len: u64) -> u6
 }
 
 /// Puts the conditions of a #DB into DR6. Earlier BD and BS stay; DR7.GD is cleared for the handler.
-pub(super) fn record(state: &mut CpuState, conditions: u64) {
+pub fn record(state: &mut CpuState, conditions: u64) {
     state.dr6 = state.dr6 & !0xf | conditions & DR6_WRITABLE | DR6_FIXED;
     state.dr7 &= !DR7_GD;
 }
@@ -127,8 +145,17 @@ pub fn mov_to<E: Env + ?Sized>(env: &mut E, n: u8, value: u64) -> Result<(), Sto
         7 => state.dr7 = value & DR7_WRITABLE | DR7_FIXED,
         _ => state.dr[n as usize & 3] = value,
     }
-    env.mode_changed();
+    changed(env);
     Ok(())
+}
+
+/// Tells that a debug register was written. Accesses to what is watched must not pass unseen.
+pub fn changed<E: Env + ?Sized>(env: &mut E) {
+    if armed(env.state_ref()) {
+        env.flush(Flush::All);
+        env.leave(Leave::Recheck);
+    }
+    env.mode_changed();
 }
 
 #[cfg(test)]
@@ -152,6 +179,32 @@ mod tests {
         assert_eq!(conditions(&s, Watched::Read, 0x1004, 1), 2);
         s.dr7 &= !0xff;
         assert_eq!(conditions(&s, Watched::Read, 0x1004, 1), 0, "disabled");
+    }
+
+    #[test]
+    fn pages_with_watched_data_are_known() {
+        let mut s = CpuState::reset();
+        s.dr = [0x1ffe, 0x5000, 0x7000, 0];
+        // DR0: 8 bytes, reads and writes; DR1: code; DR2: a port.
+        s.dr7 = 0b01_0101 | 0b0010 << 24 | 0b1011 << 16;
+        assert!(watches_data(&s));
+        for (addr, watched) in
+            [(0x1000, true), (0x1fff, true), (0x2000, false), (0x5000, false), (0x7000, false)]
+        {
+            assert_eq!(watches_page(&s, addr), watched, "{addr:#x}");
+        }
+        s.dr7 &= !1;
+        assert!(!watches_data(&s) && !watches_page(&s, 0x1000));
+    }
+
+    #[test]
+    fn arming_a_breakpoint_drops_translations() {
+        let mut m = Mock::long();
+        mov_to(&mut m, 0, 0x1000).unwrap();
+        mov_to(&mut m, 7, 0x400).unwrap();
+        assert_eq!((m.flushed.len(), m.left.len()), (0, 0));
+        mov_to(&mut m, 7, 0x401).unwrap();
+        assert_eq!((&m.flushed[..], &m.left[..]), (&[Flush::All][..], &[Leave::Recheck][..]));
     }
 
     #[test]

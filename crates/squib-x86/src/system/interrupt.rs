@@ -8,7 +8,7 @@ use super::{is_canonical, rflags, segment, unsupported};
 use crate::env::{Env, Leave, Rights};
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
-use crate::state::{Seg, sreg};
+use crate::state::{Seg, Shadow, sreg};
 
 /// Where an event comes from: it decides on privilege checks and the EXT bit of error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +146,7 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, event: Event, return_rip: u64) -> Res
     state.seg[sreg::CS] = Seg { attr: cs.attr | 8, ..cs };
     state.rip = target & 0xffff;
     state.r[4] = stack.pointer(state.r[4]);
-    state.shadow = false;
+    state.shadow = Shadow::None;
     let flags = state.rflags() & !(RFLAGS_IF | RFLAGS_TF | RFLAGS_RF | RFLAGS_AC);
     rflags::set(env, flags);
     env.mode_changed();
@@ -325,7 +325,7 @@ fn enter<E: Env + ?Sized>(env: &mut E, e: Entry) {
     }
     state.r[4] = e.stack.pointer(state.r[4]);
     state.rip = e.rip;
-    state.shadow = false;
+    state.shadow = Shadow::None;
     let cleared = RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM | if e.masks { RFLAGS_IF } else { 0 };
     state.sys_flags &= !cleared;
     if changed {
@@ -375,14 +375,14 @@ mod tests {
         m.gate(0x20, sel::CODE, HANDLER, 0x8e, 0);
         m.state.r[4] = STACK - 4;
         m.state.sys_flags |= RFLAGS_IF | RFLAGS_TF | RFLAGS_NT | RFLAGS_DF;
-        m.state.shadow = true;
+        m.state.shadow = Shadow::Sti;
         let flags = m.state.rflags();
         deliver(&mut m, Event::external(0x20), 0x77).unwrap();
         assert_eq!((m.state.rip, m.state.r[4]), (HANDLER, STACK - 16 - 40));
         let expected = [0x77, sel::CODE.into(), flags, STACK - 4, sel::DATA.into()];
         assert_eq!(m.words(m.state.r[4], 8, 5), expected);
         assert_eq!(m.state.rflags(), RFLAGS_FIXED | RFLAGS_DF);
-        assert!(!m.state.shadow);
+        assert_eq!(m.state.shadow, Shadow::None);
         assert_eq!(m.state.seg[sreg::SS].selector, sel::DATA);
         assert_eq!(m.modes_changed, 0, "nothing that accesses depend on has changed");
     }

@@ -4,7 +4,7 @@ use squib_core::x86::bits::*;
 
 use super::descriptor::{self, code, is_null};
 use super::stack::{Stack, within};
-use super::{is_canonical, rflags, segment, unsupported};
+use super::{debug, is_canonical, rflags, segment, unsupported};
 use crate::env::{Env, Leave};
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
@@ -36,7 +36,7 @@ fn real_mode<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     if ip > old.limit.into() {
         return Err(Exception::GP0.into());
     }
-    let flags = rflags::returned(env, size, flags);
+    let flags = returned(env, size, flags);
     let state = env.state();
     let cs = segment::real_mode(&old, selector);
     state.seg[sreg::CS] = Seg { attr: cs.attr | 8, ..cs };
@@ -71,11 +71,17 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
         new_stack = Some((returned_stack(env, selector, &target)?, sp));
     }
     target.check_rip(rip)?;
-    let flags = rflags::returned(env, size, flags);
+    let flags = returned(env, size, flags);
 
     return_to(env, &target, cs_selector, rip, new_stack, &stack, 0)?;
     rflags::set(env, flags);
     Ok(())
+}
+
+/// RFLAGS as IRET leaves it. The next instruction clears RF, for which only an armed breakpoint has to wait.
+fn returned<E: Env + ?Sized>(env: &E, size: Size, flags: u64) -> u64 {
+    let flags = rflags::returned(env, size, flags);
+    if debug::armed(env.state_ref()) { flags } else { flags & !RFLAGS_RF }
 }
 
 /// The code segment that a return goes to.
@@ -290,6 +296,7 @@ mod tests {
                 sel::USER_DATA.into(),
             ],
         );
+        m.state.dr7 |= 1;
         iret(&mut m, Size::B8).unwrap();
         assert_eq!(m.state.rflags(), RFLAGS_FIXED | RFLAGS_RF);
     }

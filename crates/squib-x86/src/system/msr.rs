@@ -27,6 +27,8 @@ pub mod index {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
+    pub const MCG_CAP: u32 = 0x179;
+    pub const MCG_STATUS: u32 = 0x17a;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const MTRR_PHYS_BASE0: u32 = 0x200;
     pub const MTRR_PHYS_MASK7: u32 = 0x20f;
@@ -111,8 +113,13 @@ const MICROCODE: u64 = 1 << 32;
 const FEATURES_LOCKED: u64 = 1;
 /// IA32_MTRRCAP: eight variable ranges, fixed ranges, write combining.
 const MTRR_CAP_VALUE: u64 = 0x508;
-/// IA32_MISC_ENABLE: fast strings can be switched; branch trace and precise sampling are not there.
-const MISC_WRITABLE: u64 = 1;
+/// IA32_MISC_ENABLE: CPUID has no leaf above 2.
+pub const LIMIT_CPUID: u64 = 1 << 22;
+/// IA32_MISC_ENABLE: there is no NX.
+pub const XD_DISABLE: u64 = 1 << 34;
+/// IA32_MISC_ENABLE: besides those two fast strings, automatic thermal control, SpeedStep, MONITOR and xTPR messages,
+/// which are kept and switch nothing; branch trace and precise sampling are not there.
+const MISC_WRITABLE: u64 = 1 << 0 | 1 << 3 | 1 << 16 | 1 << 18 | LIMIT_CPUID | 1 << 23 | XD_DISABLE;
 const MISC_FIXED: u64 = 3 << 11;
 
 /// What a write means for others.
@@ -174,7 +181,8 @@ pub fn get(state: &CpuState, model: &CpuModel, host_tsc: u64, index: u32) -> Opt
     Some(match index {
         TSC => host_tsc.wrapping_add(m.tsc_offset),
         TSC_ADJUST => m.tsc_adjust,
-        PLATFORM_ID | PLATFORM_INFO | MISC_FEATURE_ENABLES => 0,
+        // No banks that report machine checks.
+        MCG_CAP | MCG_STATUS | PLATFORM_ID | PLATFORM_INFO | MISC_FEATURE_ENABLES => 0,
         FEATURE_CONTROL => FEATURES_LOCKED,
         BIOS_SIGN_ID => MICROCODE,
         MTRR_CAP => MTRR_CAP_VALUE,
@@ -273,7 +281,8 @@ pub fn set(
         EFER => {
             let has = |feature, bits| if model.has(feature) { bits } else { 0 };
             let long = has(Feature::LM, EFER_LME | EFER_LMA);
-            state.efer = within(has(Feature::SYSCALL, EFER_SCE) | has(Feature::NX, EFER_NXE) | long)?;
+            let nx = if m.misc_enable & XD_DISABLE == 0 { has(Feature::NX, EFER_NXE) } else { 0 };
+            state.efer = within(has(Feature::SYSCALL, EFER_SCE) | nx | long)?;
             return Ok(Effect::Mode);
         }
         STAR => m.star = value,
@@ -281,7 +290,10 @@ pub fn set(
         CSTAR => m.cstar = canonical()?,
         FMASK => m.fmask = within(0xffff_ffff)?,
         TSC_AUX => m.tsc_aux = within(0xffff_ffff)?,
-        PLATFORM_ID | PLATFORM_INFO | FEATURE_CONTROL | MTRR_CAP => return Err(Refused::Value),
+        MCG_STATUS => {
+            within(0)?;
+        }
+        MCG_CAP | PLATFORM_ID | PLATFORM_INFO | FEATURE_CONTROL | MTRR_CAP => return Err(Refused::Value),
         _ => match fixed_mtrr(index) {
             Some(n) => m.mtrr_fixed[n] = typed(false)?,
             None => return Err(Refused::Unknown),
@@ -488,11 +500,11 @@ mod tests {
         (m.state.r[0], m.state.r[2]) = (u64::MAX, 0xffff_ffff_0000_0001);
         wrmsr(&mut m).unwrap();
         assert_eq!(m.platform_msrs[&0x1b], 0x1_ffff_ffff);
-        for index in [0x179, 0xc001_0015, 0x251, u32::MAX] {
+        for index in [0x400, 0xc001_0015, 0x251, u32::MAX] {
             assert_eq!(m.attempt(|m| read(m, index)), gp(), "{index:#x}");
             assert_eq!(m.attempt(|m| write(m, index, 0)), gp(), "{index:#x}");
         }
-        for index in [FEATURE_CONTROL, MTRR_CAP, PLATFORM_INFO] {
+        for index in [FEATURE_CONTROL, MTRR_CAP, MCG_CAP, PLATFORM_INFO] {
             assert_eq!(m.attempt(|m| write(m, index, 0)), gp(), "{index:#x} is read-only");
         }
         m.model = CpuModel::v1();

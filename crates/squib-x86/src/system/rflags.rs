@@ -8,7 +8,7 @@ use crate::fault::{Exception, Stop};
 use crate::flags::STATUS;
 use crate::model::Feature;
 use crate::size::Size;
-use crate::state::CodeMode;
+use crate::state::{CodeMode, Shadow};
 
 /// The bits that an operand of this size changes at the current privilege level, by POPF.
 fn writable<E: Env + ?Sized>(env: &E, size: Size) -> u64 {
@@ -68,7 +68,7 @@ pub fn sti<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
     let state = env.state();
     if state.sys_flags & RFLAGS_IF == 0 {
         state.sys_flags |= RFLAGS_IF;
-        state.shadow = true;
+        state.shadow = Shadow::Sti;
         env.leave(Leave::Recheck);
     }
     Ok(())
@@ -136,10 +136,10 @@ mod tests {
         assert_eq!(m.attempt(cli), Err(Exception::GP0.into()));
         m.state.sys_flags |= RFLAGS_IOPL;
         sti(&mut m).unwrap();
-        assert!(m.state.shadow && m.state.sys_flags & RFLAGS_IF != 0);
-        m.state.shadow = false;
+        assert!(m.state.shadow == Shadow::Sti && m.state.sys_flags & RFLAGS_IF != 0);
+        m.state.shadow = Shadow::None;
         sti(&mut m).unwrap();
-        assert!(!m.state.shadow, "only the STI that enables interrupts holds them off");
+        assert_eq!(m.state.shadow, Shadow::None, "only the STI that enables interrupts holds them off");
         cli(&mut m).unwrap();
         assert_eq!(m.state.sys_flags & RFLAGS_IF, 0);
     }

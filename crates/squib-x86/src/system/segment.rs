@@ -5,10 +5,10 @@ use super::bits::CR4_FSGSBASE;
 use super::descriptor::{self, Descriptor, code, kind};
 use super::is_canonical;
 use super::rflags::{in_64, set_zf};
-use crate::env::Env;
+use crate::env::{Env, Leave};
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
-use crate::state::{Seg, sreg};
+use crate::state::{Seg, Shadow, sreg};
 
 /// Loads ES, SS, DS, FS or GS, as MOV, POP and LDS…LGS do. `which` is a [`sreg`] number; CS is #UD.
 ///
@@ -30,14 +30,15 @@ pub fn load<E: Env + ?Sized>(env: &mut E, which: usize, selector: u16) -> Result
     Ok(())
 }
 
-/// MOV or POP to a segment register: like [`load`], and SS holds off interrupts for one instruction.
+/// MOV or POP to a segment register: like [`load`], and SS holds off interrupts and debug traps for one instruction.
 ///
 /// # Errors
 /// As [`load`].
 pub fn mov<E: Env + ?Sized>(env: &mut E, which: usize, selector: u16) -> Result<(), Stop> {
     load(env, which, selector)?;
     if which == sreg::SS {
-        env.state().shadow = true;
+        env.state().shadow = Shadow::MovSs;
+        env.leave(Leave::Recheck);
     }
     Ok(())
 }
@@ -269,9 +270,9 @@ mod tests {
         mov(&mut m, sreg::DS, 0x1234).unwrap();
         let ds = m.state.seg[sreg::DS];
         assert_eq!((ds.base, ds.limit, ds.selector), (0x12340, u32::MAX, 0x1234));
-        assert!(!m.state.shadow);
+        assert_eq!(m.state.shadow, Shadow::None);
         mov(&mut m, sreg::SS, 1).unwrap();
-        assert!(m.state.shadow);
+        assert_eq!(m.state.shadow, Shadow::MovSs);
         assert_eq!(fault(load(&mut m, sreg::CS, 0)), Exception::UD);
     }
 

@@ -7,7 +7,7 @@ use super::rflags::{self, in_64};
 use crate::env::Env;
 use crate::fault::{Exception, Stop};
 use crate::size::Size;
-use crate::state::{Seg, sreg};
+use crate::state::{Seg, Shadow, sreg};
 
 /// R11 as SYSRET puts it into RFLAGS.
 const SYSRET_FLAGS: u64 = 0x3c_7fd7;
@@ -99,7 +99,7 @@ pub fn sysenter<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
     let width = if long { Size::B8 } else { Size::B4 };
     state.r[4] = width.trunc(state.msr.sysenter_esp);
     state.rip = width.trunc(state.msr.sysenter_eip);
-    state.shadow = false;
+    state.shadow = Shadow::None;
     state.sys_flags &= !(RFLAGS_VM | RFLAGS_IF);
     switch(env, selector, selector.wrapping_add(8), 0, long);
     Ok(())

@@ -1,0 +1,390 @@
+//! What interrupts the soft CPU between two instructions, and when: debug exceptions, alignment checks, NMIs and the
+//! local APIC.
+
+use std::sync::Arc;
+
+use iced_x86::code_asm::*;
+use squib_core::x86::{DescriptorTable, Registers, bits};
+use squib_core::{GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit};
+use squib_guests::{Guest, Mode};
+use squib_soft::SoftBackend;
+use squib_vmm::host::{StdClock, ThreadWaker};
+use squib_x86::model::CpuModel;
+
+const CODE: u64 = 0x10_0000;
+const IDT: u64 = 0x1_0000;
+const TSS: u64 = 0x1_1000;
+const HANDLERS: u64 = 0x1_2000;
+const LOG: u64 = 0x2_0000;
+const DATA: u64 = 0x3_0000;
+const APIC: u64 = 0xfee0_0000;
+
+/// What a handler saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    vector: u64,
+    rip: u64,
+    /// DR6 without its fixed bits, which the handler then clears.
+    dr6: u64,
+}
+
+struct Started {
+    memory: Arc<GuestMemory>,
+    vcpu: Box<dyn Vcpu>,
+}
+
+/// A handler that logs at R15, uses R14, resumes with RF set, and skips the faulting instruction of `skip` bytes.
+fn handler(a: &mut CodeAssembler, vector: u32, error: bool, skip: i32) -> Result<(), IcedError> {
+    if error {
+        a.add(rsp, 8)?;
+    }
+    a.mov(qword_ptr(r15), vector as i32)?;
+    a.mov(r14, dr6)?;
+    a.mov(qword_ptr(r15 + 8), r14)?;
+    a.mov(r14, qword_ptr(rsp))?;
+    a.mov(qword_ptr(r15 + 16), r14)?;
+    a.add(r15, 24)?;
+    a.xor(r14, r14)?;
+    a.mov(dr6, r14)?;
+    a.add(qword_ptr(rsp), skip)?;
+    a.or(dword_ptr(rsp + 16), bits::RFLAGS_RF as i32)?;
+    if vector == 0x40 {
+        a.mov(r14d, APIC as u32)?;
+        a.mov(dword_ptr(r14 + 0xb0), 0)?;
+    }
+    a.iretq()
+}
+
+/// A program in 64-bit mode that ends in HLT; RBX is [`DATA`]. With `user` it runs in ring 3 with alignment checks, in
+/// the first 2 MiB, and ends in an access to port 0x80.
+fn start(user: bool, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Started {
+    let mut a = CodeAssembler::new(64).unwrap();
+    program(&mut a).unwrap();
+    let image = a.assemble(CODE).unwrap();
+    let config = VmConfig {
+        memory: GuestMemory::new(4 << 20).unwrap(),
+        irqchip: IrqchipKind::Full,
+        clock: StdClock::new(),
+        waker: ThreadWaker::new(),
+    };
+    let memory = config.memory.clone();
+    let vm = SoftBackend::new(CpuModel::max()).create_vm(&config).unwrap();
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    Guest { name: "test", about: "a test", mode: Mode::Long64, load_addr: CODE, image }
+        .start(&memory, &mut *vcpu)
+        .unwrap();
+    for (n, (vector, error, skip)) in
+        [(1, false, 0), (2, false, 0), (14, true, 0), (17, true, 3), (0x40, false, 0)].into_iter().enumerate()
+    {
+        let at = HANDLERS + n as u64 * 0x100;
+        let mut a = CodeAssembler::new(64).unwrap();
+        handler(&mut a, vector, error, skip).unwrap();
+        memory.write(at, &a.assemble(at).unwrap()).unwrap();
+        let gate = at & 0xffff | 8 << 16 | 0x8e << 40 | (at >> 16) << 48;
+        memory.write(IDT + u64::from(vector) * 16, &gate.to_le_bytes()).unwrap();
+    }
+    memory.write(TSS + 4, &0x7_0000_u64.to_le_bytes()).unwrap();
+    let x86 = vcpu.x86().unwrap();
+    let mut system = x86.system_registers().unwrap();
+    system.idt = DescriptorTable { base: IDT, limit: 0xfff };
+    system.tr.base = TSS;
+    let mut registers = x86.registers().unwrap();
+    (registers.rbx, registers.r15) = (DATA, LOG);
+    if user {
+        for table in [0x5000, 0x6000, 0x7000] {
+            memory.write(table, &[if table == 0x7000 { 0x87 } else { 7 }]).unwrap();
+        }
+        system.cr0 |= bits::CR0_AM;
+        memory.write(0x1018, &0x00af_fb00_0000_ffff_u64.to_le_bytes()).unwrap();
+        memory.write(0x1020, &0x00cf_f300_0000_ffff_u64.to_le_bytes()).unwrap();
+        system.gdt.limit = 39;
+        (system.cs.dpl, system.cs.selector) = (3, 0x1b);
+        (system.ss.dpl, system.ss.selector) = (3, 0x23);
+        registers.rflags |= bits::RFLAGS_AC | bits::RFLAGS_IOPL;
+    }
+    x86.set_system_registers(&system).unwrap();
+    x86.set_registers(&registers).unwrap();
+    Started { memory, vcpu }
+}
+
+impl Started {
+    /// Runs to HLT or an access to port 0x80, and tells what the handlers saw.
+    fn run(&mut self) -> (Registers, Vec<Seen>) {
+        self.vcpu.set_budget(Some(100_000)).unwrap();
+        let exit = self.vcpu.run(VmEntry::Resume).unwrap();
+        assert!(matches!(exit, VmExit::Hlt | VmExit::Pio { port: 0x80, .. }), "{exit:?}");
+        let registers = self.vcpu.x86().unwrap().registers().unwrap();
+        let word = |at| {
+            let mut bytes = [0; 8];
+            self.memory.read(at, &mut bytes).unwrap();
+            u64::from_le_bytes(bytes)
+        };
+        let seen = (LOG..registers.r15)
+            .step_by(24)
+            .map(|at| Seen { vector: word(at), dr6: word(at + 8) & 0xe00f, rip: word(at + 16) })
+            .collect();
+        (registers, seen)
+    }
+}
+
+fn seen(vector: u64, at: u64, conditions: u64) -> Seen {
+    Seen { vector, rip: CODE + at, dr6: conditions }
+}
+
+const STEP: u64 = 1 << 14;
+
+/// DR`n` at `addr`, and DR7.
+fn arm(a: &mut CodeAssembler, addr: u64, dr7_value: u32) -> Result<(), IcedError> {
+    a.mov(eax, addr as u32)?;
+    a.mov(dr1, rax)?;
+    a.mov(eax, dr7_value)?;
+    a.mov(dr7, rax)
+}
+
+/// Length in bytes of what [`arm`] assembles.
+const ARM: u64 = 16;
+
+#[test]
+fn a_code_breakpoint_comes_before_its_instruction_once() {
+    let mut s = start(false, |a| {
+        arm(a, CODE + ARM + 3, 0x40c)?;
+        a.inc(rcx)?;
+        a.inc(rdx)?;
+        a.inc(rdx)?;
+        a.hlt()
+    });
+    let (r, log) = s.run();
+    assert_eq!((r.rcx, r.rdx), (1, 2));
+    assert_eq!(log, [seen(1, ARM + 3, 2)]);
+}
+
+#[test]
+fn a_code_breakpoint_on_a_repeated_instruction_comes_once() {
+    let mut s = start(false, |a| {
+        a.mov(ecx, 5)?;
+        a.mov(rdi, rbx)?;
+        arm(a, CODE + 8 + ARM, 0x40c)?;
+        a.rep().stosb()?;
+        a.hlt()
+    });
+    let (r, log) = s.run();
+    assert_eq!((r.rcx, r.rdi), (0, DATA + 5));
+    assert_eq!(log, [seen(1, 8 + ARM, 2)]);
+}
+
+#[test]
+fn watched_data_traps_after_the_access() {
+    for (dr7_value, traps) in [(0xd0_040c, &[1, 2][..]), (0xf0_040c, &[0, 1, 2])] {
+        let mut s = start(false, |a| {
+            // Before the breakpoint is on, the page gets known to the translation cache.
+            a.mov(qword_ptr(rbx), rcx)?;
+            arm(a, DATA + 8, dr7_value)?;
+            a.mov(edx, dword_ptr(rbx + 8))?;
+            a.mov(dword_ptr(rbx + 8), edx)?;
+            a.mov(qword_ptr(rbx + 4), rdx)?;
+            a.mov(dword_ptr(rbx + 12), edx)?;
+            a.mov(byte_ptr(rbx + 7), dl)?;
+            a.hlt()
+        });
+        let begin = 3 + ARM;
+        let ends = [begin + 3, begin + 6, begin + 10];
+        let expected: Vec<Seen> = traps.iter().map(|&n: &usize| seen(1, ends[n], 2)).collect();
+        assert_eq!(s.run().1, expected);
+    }
+}
+
+#[test]
+fn each_element_of_a_string_that_is_watched_traps() {
+    let mut s = start(false, |a| {
+        a.mov(ecx, 4)?;
+        a.mov(rdi, rbx)?;
+        arm(a, DATA + 1, 0x50_040c)?;
+        a.rep().stosb()?;
+        a.hlt()
+    });
+    let (r, log) = s.run();
+    assert_eq!(r.rcx, 0);
+    assert_eq!(
+        log,
+        [seen(1, 8 + ARM, 2), seen(1, 8 + ARM, 2)],
+        "two bytes are watched, and RIP stays meanwhile"
+    );
+}
+
+/// PUSHF, OR TF, POPF: single-stepping begins after the instruction that follows.
+fn set_trap(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.pushfq()?;
+    a.or(dword_ptr(rsp), bits::RFLAGS_TF as i32)?;
+    a.popfq()
+}
+
+const SET_TRAP: u64 = 9;
+
+fn clear_trap(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.pushfq()?;
+    a.and(dword_ptr(rsp), !(bits::RFLAGS_TF as i32))?;
+    a.popfq()
+}
+
+#[test]
+fn mov_ss_holds_single_steps_off() {
+    let mut s = start(false, |a| {
+        a.mov(eax, ss)?;
+        set_trap(a)?;
+        a.mov(ss, eax)?;
+        a.inc(rcx)?;
+        clear_trap(a)?;
+        a.hlt()
+    });
+    let begin = 2 + SET_TRAP;
+    let ends = [begin + 5, begin + 6, begin + 13, begin + 14];
+    assert_eq!(s.run().1, ends.map(|at| seen(1, at, STEP)));
+}
+
+#[test]
+fn a_step_over_hlt_wakes_it() {
+    let mut s = start(false, |a| {
+        set_trap(a)?;
+        a.hlt()?;
+        clear_trap(a)?;
+        a.hlt()
+    });
+    let begin = SET_TRAP + 1;
+    assert_eq!(s.run().1, [begin, begin + 1, begin + 8, begin + 9].map(|at| seen(1, at, STEP)));
+}
+
+#[test]
+fn a_trap_that_mov_ss_held_off_comes_with_int1_or_after_the_next_instruction() {
+    for int1 in [true, false] {
+        let mut s = start(false, |a| {
+            a.mov(dword_ptr(rbx), 0x10)?;
+            arm(a, DATA, 0xf0_040c)?;
+            a.mov(ss, word_ptr(rbx))?;
+            if int1 {
+                a.int1()?;
+            } else {
+                a.nop()?;
+            }
+            a.nop()?;
+            a.hlt()
+        });
+        // INT1 itself comes without conditions: those of the watched data are added to it.
+        assert_eq!(s.run().1, [seen(1, 6 + ARM + 3, 2)], "INT1: {int1}");
+    }
+}
+
+#[test]
+fn ring_3_is_checked_for_alignment() {
+    let mut s = start(true, |a| {
+        a.mov(eax, dword_ptr(rbx + 4))?;
+        a.mov(eax, dword_ptr(rbx + 2))?;
+        a.mov(dword_ptr(rbx + 1), eax)?;
+        a.movups(xmm0, xmmword_ptr(rbx + 1))?;
+        a.inc(dword_ptr(rbx + 7))?;
+        a.mov(al, byte_ptr(rbx + 7))?;
+        a.mov(eax, dword_ptr(rdx + 1))?;
+        a.out(0x80, al)
+    });
+    let mut registers = s.vcpu.x86().unwrap().registers().unwrap();
+    registers.rdx = 0x20_0000;
+    s.vcpu.x86().unwrap().set_registers(&registers).unwrap();
+    let aligned = 3 + 3 + 3 + 4;
+    let expected = [3, 6, aligned, aligned + 6].map(|at| seen(17, at, 0));
+    assert_eq!(s.run().1, expected, "the last one's page is the supervisor's, but #AC comes first");
+}
+
+/// Addresses the local APIC by R13 and enables it.
+fn enable_apic(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(r13d, APIC as u32)?;
+    a.mov(dword_ptr(r13 + 0xf0), 0x1ff)
+}
+
+/// Length in bytes of what [`enable_apic`] assembles.
+const ENABLE_APIC: u64 = 17;
+
+#[test]
+fn what_a_processor_sends_itself_comes_before_its_next_instruction() {
+    // An NMI, which needs no IF, and a fixed interrupt.
+    for (command, vector) in [(0x4400, 2), (0x4_4040, 0x40)] {
+        let mut s = start(false, |a| {
+            enable_apic(a)?;
+            a.sti()?;
+            a.nop()?;
+            a.mov(dword_ptr(r13 + 0x300), command)?;
+            a.inc(rcx)?;
+            a.hlt()
+        });
+        assert_eq!(s.run().1, [seen(vector, ENABLE_APIC + 2 + 11, 0)]);
+    }
+}
+
+#[test]
+fn a_second_nmi_waits_for_iret() {
+    let mut s = start(false, |a| {
+        enable_apic(a)?;
+        a.mov(dword_ptr(r13 + 0x300), 0x4400)?;
+        a.inc(rcx)?;
+        a.hlt()
+    });
+    // The handler sends two more, of which one is kept.
+    let at = HANDLERS + 0x100;
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut again = a.create_label();
+    a.cmp(r15, LOG as i32).unwrap();
+    a.jne(again).unwrap();
+    for _ in 0..2 {
+        a.mov(dword_ptr(r13 + 0x300), 0x4400).unwrap();
+    }
+    a.set_label(&mut again).unwrap();
+    handler(&mut a, 2, false, 0).unwrap();
+    s.memory.write(at, &a.assemble(at).unwrap()).unwrap();
+    assert_eq!(s.run().1, [seen(2, ENABLE_APIC + 11, 0); 2]);
+}
+
+#[test]
+fn a_deadline_in_the_past_interrupts_at_once() {
+    let mut s = start(false, |a| {
+        enable_apic(a)?;
+        a.mov(dword_ptr(r13 + 0x320), 0x4_0040)?;
+        a.sti()?;
+        a.mov(ecx, 0x6e0)?;
+        a.mov(eax, 1)?;
+        a.xor(edx, edx)?;
+        a.wrmsr()?;
+        a.nop()?;
+        a.hlt()
+    });
+    assert_eq!(s.run().1, [seen(0x40, ENABLE_APIC + 11 + 1 + 5 + 5 + 2 + 2, 0)]);
+}
+
+#[test]
+fn cpuid_tells_whether_there_is_an_apic() {
+    let mut s = start(false, |a| {
+        a.mov(ecx, 0x1b)?;
+        a.rdmsr()?;
+        a.and(eax, !0xc00)?;
+        a.wrmsr()?;
+        a.mov(eax, 1)?;
+        a.cpuid()?;
+        a.hlt()
+    });
+    assert_eq!(s.run().0.rdx & 1 << 9, 0);
+    let x86 = s.vcpu.x86().unwrap();
+    let mut system = x86.system_registers().unwrap();
+    system.apic_base = APIC | 0x900;
+    x86.set_system_registers(&system).unwrap();
+    assert_ne!(x86.cpuid(1, 0).unwrap().edx & 1 << 9, 0);
+}
+
+#[test]
+fn an_instruction_with_too_many_device_accesses_is_refused() {
+    let mut s = start(false, |a| {
+        a.mov(ebx, 0xd000_0000_u32)?;
+        a.fxsave(ptr(rbx))
+    });
+    let exit = (0..100).find_map(|_| match s.vcpu.run(VmEntry::Resume).unwrap() {
+        VmExit::Mmio { .. } => None,
+        exit => Some(exit),
+    });
+    assert!(matches!(exit, Some(VmExit::Unsupported { rip, .. }) if rip == CODE + 5), "{exit:?}");
+}
