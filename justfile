@@ -20,6 +20,10 @@ test:
 test-crate crate *filter:
     cargo test -p {{crate}} {{filter}}
 
+# The KVM backend's tests where KVM is real: `just rig --boots 10 --kernels DIR`; scripts/rig.mjs says how.
+rig *args:
+    node scripts/rig.mjs {{args}}
+
 # Put all code into its normal form.
 fmt:
     cargo fmt

@@ -112,6 +112,7 @@ pub(crate) fn child(args: &[String]) -> Result<()> {
         MachineConfig {
             memory_size: MEMORY_MIB << 20,
             vcpus: 1,
+            irqchip: squib_core::IrqchipKind::Full,
             boot: BootSource { initrd: Some(&disk), command_line: COMMAND_LINE, ..BootSource::new(&kernel) },
             clock: clock.clone(),
             waker: waker.clone(),

@@ -123,6 +123,7 @@ fn run_soft(programs: &Programs) -> Result<Run> {
         MachineConfig {
             memory_size: MEMORY,
             vcpus: 1,
+            irqchip: squib_core::IrqchipKind::Full,
             boot: BootSource::new(&image),
             clock: clock.clone(),
             waker: waker.clone(),

@@ -123,6 +123,20 @@ impl InterruptMessage {
             trigger: TriggerMode::from_level(data & 1 << 15 != 0),
         })
     }
+
+    /// The address and the data that are this message (Intel SDM vol. 3, 11.11). Destinations of more than
+    /// 8 bits, which only an x2APIC sends, are cut off.
+    pub const fn to_msi(self) -> (u64, u32) {
+        let (id, logical) = match self.destination {
+            // All bits set is everybody for either kind; as a physical one it is no place for lowest priority.
+            Destination::All => (0xff, true),
+            Destination::Physical(id) => (id as u8, false),
+            Destination::Logical(id) => (id as u8, true),
+        };
+        let level = matches!(self.trigger, TriggerMode::Level) as u32;
+        let address = MSI_ADDRESS_PREFIX << 20 | (id as u64) << 12 | (logical as u64) << 2;
+        (address, level << 15 | level << 14 | (self.delivery as u32) << 8 | self.vector as u32)
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +152,21 @@ mod tests {
         assert_eq!((m.destination, m.delivery), (Destination::All, DeliveryMode::LowestPriority));
         let m = InterruptMessage::from_msi(0xfee0_1000, 0x0400).unwrap();
         assert_eq!((m.destination, m.delivery), (Destination::Physical(1), DeliveryMode::Nmi));
+    }
+
+    #[test]
+    fn a_message_and_its_write_are_the_same() {
+        let destinations =
+            [Destination::All, Destination::Physical(0), Destination::Physical(254), Destination::Logical(3)];
+        for destination in destinations {
+            for delivery in (0..8).filter_map(DeliveryMode::from_bits) {
+                for trigger in [TriggerMode::Edge, TriggerMode::Level] {
+                    let message = InterruptMessage { destination, delivery, vector: 0x41, trigger };
+                    let (address, data) = message.to_msi();
+                    assert_eq!(InterruptMessage::from_msi(address, data), Some(message));
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::{
     ApicTimer, Guest, Hypercall, Mode, apic_timer, external_interrupts, hello, hlt, hypercall, mmio,
-    mmio_across_page, mmio_instructions, msr, pit_timer, port_io, port_strings, self_modifying, spin,
-    triple_fault, uart_hello, user_mode,
+    mmio_across_page, mmio_instructions, mmio_sweep, msr, pit_timer, port_io, port_strings, self_modifying,
+    spin, triple_fault, uart_flood, uart_hello, user_mode,
 };
 
 /// An MSR index that no processor has, for the files' `msr` guest.
@@ -20,6 +20,7 @@ pub fn all() -> Vec<Guest> {
         mmio(),
         mmio_across_page(),
         mmio_instructions(),
+        mmio_sweep(&[(0xd000_0000, 0xd010_0000, 0x1000)]),
         hlt(Mode::Real16),
         hlt(Mode::Long64),
         triple_fault(),
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Guest> {
         spin(Mode::Long64),
         self_modifying(),
         uart_hello("Hello from a guest\n"),
+        uart_flood(1),
         apic_timer(ApicTimer::Periodic, 5, 100_000),
         apic_timer(ApicTimer::X2apicOneShot, 5, 100_000),
         apic_timer(ApicTimer::TscDeadline, 5, 1_000_000),

@@ -261,3 +261,41 @@ pub fn uart_hello(text: &str) -> Guest {
     });
     flat_with_data(guest, &[text.as_bytes(), &[0]].concat())
 }
+
+/// Writes `chunks` times 32 KiB to COM1 without waiting for room, and ends by the debug exit with 0.
+pub fn uart_flood(chunks: u16) -> Guest {
+    flat("uart-flood", "more output on COM1 than anybody reads", Mode::Real16, |a| {
+        let mut again = a.create_label();
+        a.mov(dx, 0x3f8)?;
+        a.mov(bx, u32::from(chunks))?;
+        a.set_label(&mut again)?;
+        a.mov(cx, 0x8000)?;
+        a.xor(si, si)?;
+        a.rep().outsb()?;
+        a.dec(bx)?;
+        a.jnz(again)?;
+        out_byte(a, DEBUG_EXIT_PORT, 0)?;
+        halt(a)
+    })
+}
+
+/// Writes all ones and then zeros to every `step`th address of each range, reads there, and ends by the debug exit
+/// with 0. A range is (first address, end, step).
+pub fn mmio_sweep(ranges: &[(u32, u32, u32)]) -> Guest {
+    flat("mmio-sweep", "accesses all over memory-mapped devices", Mode::Long64, |a| {
+        for &(start, end, step) in ranges {
+            let mut next = a.create_label();
+            a.mov(edi, start)?;
+            a.mov(esi, end)?;
+            a.set_label(&mut next)?;
+            a.mov(dword_ptr(rdi), -1)?;
+            a.mov(dword_ptr(rdi), 0)?;
+            a.mov(eax, dword_ptr(rdi))?;
+            a.add(rdi, step as i32)?;
+            a.cmp(rdi, rsi)?;
+            a.jb(next)?;
+        }
+        out_byte(a, DEBUG_EXIT_PORT, 0)?;
+        halt(a)
+    })
+}

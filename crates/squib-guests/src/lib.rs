@@ -13,15 +13,17 @@ mod elf;
 mod exits;
 mod hello;
 mod interrupts;
+mod linux;
 mod start;
 
 pub use catalogue::all;
 pub use exits::{
-    Hypercall, hlt, hypercall, mmio, mmio_across_page, mmio_instructions, msr, port_io, port_strings,
-    self_modifying, spin, triple_fault, uart_hello,
+    Hypercall, hlt, hypercall, mmio, mmio_across_page, mmio_instructions, mmio_sweep, msr, port_io,
+    port_strings, self_modifying, spin, triple_fault, uart_flood, uart_hello,
 };
 pub use hello::hello;
 pub use interrupts::{ApicTimer, apic_timer, external_interrupts, pit_timer, user_mode};
+pub use linux::{LINUX_BANNER, LINUX_READY, linux_initrd};
 
 /// The port that guests use for exits that no device claims.
 pub const TEST_PORT: u16 = 0x500;

@@ -3,7 +3,7 @@
 /// Ring-0 guest code below this speed means that KVM interprets it, MIPS.
 ///
 /// Interpreting KVMs do 1 to 5, processors thousands, an emulated processor with a real KVM on it 150.
-const AT_SPEED_MIPS: f64 = 25.0;
+pub(crate) const AT_SPEED_MIPS: f64 = 25.0;
 
 /// How one step of a probe went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use napi::bindgen_prelude::{BigInt, Either, FunctionRef, Object, Uint8Array, Uint32Array};
 use napi::{Env, JsDeferred};
 use napi_derive::napi;
-use squib_core::{Clock, Error, ErrorCode, VmExit};
+use squib_core::{Clock, Error, ErrorCode, IrqchipKind, VmExit};
 use squib_vmm::boot::{BootSource, Protocol};
 use squib_vmm::host::{StdClock, ThreadHost, ThreadWaker};
 use squib_vmm::stats::DeviceCount;
@@ -212,6 +212,7 @@ fn build(
     let config = MachineConfig {
         memory_size,
         vcpus,
+        irqchip: IrqchipKind::Full,
         boot,
         clock: clock.clone(),
         waker: waker.clone(),

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = MachineConfig {
         memory_size: 256 << 20,
         vcpus: 1,
+        irqchip: squib_core::IrqchipKind::Full,
         boot: BootSource {
             initrd: initrd.as_deref(),
             command_line: args.get(2).map_or("console=ttyS0", String::as_str),

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use squib_core::{Clock, Result, Vm};
+use squib_core::{Clock, Result};
 use squib_devices::uart::Uart;
 
 use crate::device::{Action, Device, bytes_from, each_byte};
-use crate::irq::IrqLine;
+use crate::irq::{IrqLine, Lines};
 use crate::milestones::{Milestones, Watcher};
 
 /// Most bytes of output that wait to be taken. When they are not taken the oldest half is lost.
@@ -127,12 +127,12 @@ impl Com1 {
 
 impl Console {
     pub(crate) fn new(
-        vm: Arc<dyn Vm>,
+        lines: Lines,
         irq: u32,
         clock: Arc<dyn Clock>,
         listener: Box<dyn ConsoleListener>,
     ) -> Self {
-        let irq = IrqLine::new(vm, irq);
+        let irq = IrqLine::new(lines, irq);
         let uart = Com1 { uart: Uart::new(), irq, input: VecDeque::new(), refused: false, polls: 0 };
         Self { uart: Mutex::new(uart), output: Mutex::default(), listener, clock }
     }

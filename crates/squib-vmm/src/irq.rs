@@ -1,25 +1,49 @@
-//! A device's interrupt output.
+//! From a device's interrupt output to the VM's interrupt controllers.
 
 use std::sync::Arc;
 
 use squib_core::{Result, Vm};
 
-/// One line into the VM's interrupt controllers, held by the device that drives it.
+use crate::io_apic::IoApic;
+
+/// Where the board's interrupt lines end.
+#[derive(Clone)]
+pub(crate) enum Lines {
+    /// In the backend's controllers.
+    Backend(Arc<dyn Vm>),
+    /// In the board's.
+    Board(Arc<IoApic>),
+}
+
+impl Lines {
+    /// Sets the level of line `gsi`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`](squib_core::ErrorCode::IrqLine) when there is none, and what the backend says.
+    pub(crate) fn set(&self, gsi: u32, level: bool) -> Result<()> {
+        match self {
+            Self::Backend(vm) => vm.set_irq_line(gsi, level),
+            Self::Board(io_apic) => io_apic.set_line(gsi, level),
+        }
+    }
+}
+
+/// One line, held by the device that drives it.
 pub(crate) struct IrqLine {
-    vm: Arc<dyn Vm>,
+    lines: Lines,
     gsi: u32,
     level: bool,
 }
 
 impl IrqLine {
-    pub(crate) fn new(vm: Arc<dyn Vm>, gsi: u32) -> Self {
-        Self { vm, gsi, level: false }
+    pub(crate) fn new(lines: Lines, gsi: u32) -> Self {
+        Self { lines, gsi, level: false }
     }
 
     /// Sets the level. Costs nothing when it is that already.
     pub(crate) fn set(&mut self, level: bool) -> Result<()> {
         if level != self.level {
-            self.vm.set_irq_line(self.gsi, level)?;
+            self.lines.set(self.gsi, level)?;
             self.level = level;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod firmware;
 pub mod fuzzing;
 #[cfg(not(target_family = "wasm"))]
 pub mod host;
+mod io_apic;
 mod irq;
 pub mod linux;
 pub mod machine;

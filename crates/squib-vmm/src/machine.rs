@@ -7,12 +7,14 @@ use squib_core::{
     VmEntry, Waker,
 };
 
-use squib_devices::{acpi_pm, i8042, rtc, uart};
+use squib_devices::{acpi_pm, i8042, ioapic, rtc, uart};
 
 use crate::boot::{self, BootInfo, BootSource};
 use crate::bus::{Bus, Target};
 use crate::console::{Console, ConsoleListener};
 use crate::device::{Device, Host};
+use crate::io_apic::IoApic;
+use crate::irq::Lines;
 use crate::outcome::Outcome;
 use crate::ports::{CmosClock, DebugConsole, DebugExit, KeyboardController, PowerControl, Pvpanic};
 use crate::run::{Stop, Unclaimed, VcpuLoop};
@@ -29,6 +31,9 @@ pub struct MachineConfig<'a> {
     pub memory_size: u64,
     /// Processors, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
+    /// Interrupt controllers inside the backend: [`IrqchipKind::Full`], or [`IrqchipKind::Split`] for an I/O APIC
+    /// on the board and neither an 8259 nor an 8254.
+    pub irqchip: IrqchipKind,
     /// Kernel or program. Its `rsdp` is filled in.
     pub boot: BootSource<'a>,
     /// Time for timers and statistics.
@@ -45,6 +50,7 @@ pub struct MachineConfig<'a> {
 /// An embedder's devices are mapped on [`Machine::ports`] and [`Machine::device_memory`] at any time.
 pub struct Machine {
     vm: Arc<dyn Vm>,
+    lines: Lines,
     ports: Arc<Bus>,
     memory: Arc<Bus>,
     vcpus: Box<[SharedVcpu]>,
@@ -59,8 +65,9 @@ impl Machine {
     /// Builds a machine on `backend`.
     ///
     /// # Errors
-    /// [`ErrorCode::VcpuCount`], [`ErrorCode::MemorySize`], [`ErrorCode::OutOfMemory`]; those of
-    /// [`boot::load`] for a kernel that is not one or does not fit; and what the backend reports.
+    /// [`ErrorCode::VcpuCount`], [`ErrorCode::MemorySize`], [`ErrorCode::OutOfMemory`]; [`ErrorCode::Unsupported`]
+    /// without local APICs; those of [`boot::load`] for a kernel that is not one or does not fit; and what the
+    /// backend reports.
     pub fn new(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) -> Result<Self> {
         let created_ns = config.clock.now_ns();
         let most = backend.capabilities().max_vcpus.min(MAX_VCPUS);
@@ -69,21 +76,32 @@ impl Machine {
                 format!("{} vCPUs: a machine on {} has 1 to {most}", config.vcpus, backend.kind().name());
             return Err(Error::new(ErrorCode::VcpuCount, message));
         }
+        if config.irqchip == IrqchipKind::None {
+            return Err(Error::new(
+                ErrorCode::Unsupported,
+                "a machine has local APICs: full or split irqchip",
+            ));
+        }
         let ram = GuestMemory::new(config.memory_size)?;
         let rsdp = firmware::install(&ram, config.vcpus)?;
         let start = boot::load(&ram, &BootSource { rsdp, ..config.boot })?;
         let vm = backend.create_vm(&VmConfig {
             memory: ram.clone(),
-            irqchip: IrqchipKind::Full,
+            irqchip: config.irqchip,
             clock: config.clock.clone(),
             waker: config.waker,
         })?;
+        let io_apic = (config.irqchip == IrqchipKind::Split).then(|| Arc::new(IoApic::new(vm.clone())));
+        let lines = io_apic.clone().map_or_else(|| Lines::Backend(vm.clone()), Lines::Board);
         let console =
-            Arc::new(Console::new(vm.clone(), platform::COM1_IRQ, config.clock.clone(), config.console));
+            Arc::new(Console::new(lines.clone(), platform::COM1_IRQ, config.clock.clone(), config.console));
         let pvpanic = Arc::new(Pvpanic::default());
         let ports = ports(&console, &pvpanic, config.clock)?;
-        let memory = memory(&ram)?;
-        let vcpu = |id| Ok(VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform));
+        let memory = memory(&ram, io_apic.clone())?;
+        let vcpu = |id| {
+            let vcpu = VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform);
+            Ok(vcpu.with_io_apic(io_apic.clone()))
+        };
         let mut vcpus = (0..config.vcpus).map(vcpu).collect::<Result<Vec<_>>>()?;
         // The others wait for the first to start them.
         if let Some(first) = vcpus.first_mut() {
@@ -91,7 +109,7 @@ impl Machine {
         }
         let vcpus = vcpus.into_iter().map(SharedVcpu::new).collect();
         let (boot, outcome) = (start.info, Mutex::new(None));
-        Ok(Self { vm, ports, memory, vcpus, console, pvpanic, boot, created_ns, outcome })
+        Ok(Self { vm, lines, ports, memory, vcpus, console, pvpanic, boot, created_ns, outcome })
     }
 
     /// Runs vCPU `id` on this thread until something happens that the board does not settle. When that ends the
@@ -187,7 +205,7 @@ impl Machine {
         if platform::BOARD_IRQS.contains(&gsi) {
             return Err(Error::new(ErrorCode::IrqLine, format!("interrupt line {gsi} belongs to the board")));
         }
-        self.vm.set_irq_line(gsi, level)
+        self.lines.set(gsi, level)
     }
 
     /// Whether the guest's kernel has said that it panicked, by pvpanic or on the console.
@@ -242,13 +260,13 @@ fn ports(console: &Arc<Console>, pvpanic: &Arc<Pvpanic>, clock: Arc<dyn Clock>) 
 }
 
 /// Memory: RAM and what the backend has in it.
-fn memory(ram: &GuestMemory) -> Result<Arc<Bus>> {
+fn memory(ram: &GuestMemory, io_apic: Option<Arc<IoApic>>) -> Result<Arc<Bus>> {
     let bus = Bus::memory();
     for region in ram.regions() {
         bus.map("RAM", region.guest_addr(), region.len(), Target::Reserved)?;
     }
-    for (name, base, len) in platform::BACKEND_MEMORY {
-        bus.map(name, base, len, Target::Reserved)?;
-    }
+    let io_apic = io_apic.map_or(Target::Reserved, |io_apic| Target::Device(io_apic));
+    bus.map("I/O APIC", platform::IO_APIC, ioapic::MMIO_SIZE, io_apic)?;
+    bus.map("local APIC", platform::LOCAL_APIC, platform::LOCAL_APIC_SIZE, Target::Reserved)?;
     Ok(bus)
 }

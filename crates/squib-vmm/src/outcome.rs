@@ -3,7 +3,7 @@
 //! Every status but the debug-exit ones is even, because a debug exit with value `v` gives `(v << 1) | 1`, as
 //! QEMU's isa-debug-exit does; so the two never collide.
 
-use squib_core::{ErrorCode, VmExit};
+use squib_core::{ErrorCode, SystemEventKind, VmExit};
 
 use crate::run::Stop;
 
@@ -43,6 +43,7 @@ impl Outcome {
             Stop::Reset | Stop::Exit(VmExit::Reset) if panicked => Self::KernelPanic,
             Stop::Reset | Stop::Exit(VmExit::Reset) => Self::Reset,
             Stop::DebugExit(status) => Self::DebugExit(*status),
+            Stop::Exit(VmExit::SystemEvent { kind, .. }) => Self::of_event(*kind, panicked),
             Stop::Exit(VmExit::TripleFault) if panicked => Self::KernelPanic,
             Stop::Exit(VmExit::TripleFault) => Self::TripleFault,
             Stop::Halted { .. } | Stop::Exit(VmExit::Cancelled | VmExit::BudgetSpent | VmExit::Debug(_)) => {
@@ -50,6 +51,15 @@ impl Outcome {
             }
             Stop::Exit(_) => Self::Failed,
         })
+    }
+
+    fn of_event(kind: SystemEventKind, panicked: bool) -> Self {
+        match kind {
+            SystemEventKind::Shutdown => Self::PowerOff,
+            SystemEventKind::Reset if !panicked => Self::Reset,
+            SystemEventKind::Reset | SystemEventKind::Crash => Self::KernelPanic,
+            _ => Self::Failed,
+        }
     }
 
     /// The exit status of a process that ran the machine.
@@ -140,6 +150,16 @@ mod tests {
         assert_eq!(of(Stop::Halted { deadline_ns: None }), None);
         for exit in [VmExit::Cancelled, VmExit::BudgetSpent, VmExit::Debug(DebugInfo::new(0, 0))] {
             assert_eq!(of(Stop::Exit(exit)), None);
+        }
+        for (kind, outcome) in [
+            (SystemEventKind::Shutdown, Outcome::PowerOff),
+            (SystemEventKind::Reset, Outcome::Reset),
+            (SystemEventKind::Crash, Outcome::KernelPanic),
+            (SystemEventKind::Suspend, Outcome::Failed),
+            (SystemEventKind::Other(9), Outcome::Failed),
+        ] {
+            let event = VmExit::SystemEvent { kind, data: Default::default() };
+            assert_eq!(of(Stop::Exit(event)), Some(outcome));
         }
         for stop in [Stop::Reset, Stop::Exit(VmExit::Reset), Stop::Exit(VmExit::TripleFault)] {
             assert_eq!(Outcome::of(&stop, true), Some(Outcome::KernelPanic));

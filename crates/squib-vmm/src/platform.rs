@@ -17,7 +17,7 @@
 //! |---------------|---------------------------------------------------------------------------------|
 //! | `0`–RAM       | RAM, up to `0xc000_0000`; the rest from 4 GiB on                                 |
 //! | [`DEVICE_WINDOW`] | free for devices of the embedder's                                          |
-//! | `0xfec0_0000` | I/O APIC, inside the backend                                                    |
+//! | `0xfec0_0000` | I/O APIC, inside the backend or on the board                                    |
 //! | `0xfee0_0000` | local APICs, inside the backend                                                 |
 //!
 //! There is no PCI: its configuration ports `0xcf8`–`0xcff` are empty and read as all ones, by which a guest sees
@@ -49,6 +49,8 @@ pub const DEVICE_WINDOW: Range<u64> = LOW_RAM_END..IO_APIC;
 pub const IO_APIC: u64 = 0xfec0_0000;
 /// Local APIC, the same address for every vCPU.
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Bytes from [`LOCAL_APIC`] on that are the local APIC or messages to one.
+pub const LOCAL_APIC_SIZE: u64 = 0x10_0000;
 
 /// Ports of devices inside a backend with [`IrqchipKind::Full`](squib_core::IrqchipKind::Full): name, first, count.
 pub const BACKEND_PORTS: [(&str, u64, u64); 5] = [
@@ -58,7 +60,3 @@ pub const BACKEND_PORTS: [(&str, u64, u64); 5] = [
     ("8259 (secondary)", 0xa0, 2),
     ("8259 trigger modes", 0x4d0, 2),
 ];
-
-/// Memory of devices inside a backend that has an interrupt controller: name, first address, length.
-pub const BACKEND_MEMORY: [(&str, u64, u64); 2] =
-    [("I/O APIC", IO_APIC, 0x1000), ("local APIC", LOCAL_APIC, 0x10_0000)];

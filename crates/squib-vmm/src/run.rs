@@ -6,6 +6,7 @@ use squib_core::{Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
 
 use crate::bus::{Bus, Lookup, Target};
 use crate::device::{Action, Host, Idle};
+use crate::io_apic::IoApic;
 use crate::stats::ExitCounts;
 
 /// Why the run loop came back.
@@ -45,13 +46,20 @@ pub struct VcpuLoop {
     ports: Lookup,
     memory: Lookup,
     unclaimed: Unclaimed,
+    io_apic: Option<Arc<IoApic>>,
     counts: Arc<ExitCounts>,
 }
 
 impl VcpuLoop {
     /// Routes the exits of `vcpu` to these buses.
     pub fn new(vcpu: Box<dyn Vcpu>, ports: &Arc<Bus>, memory: &Arc<Bus>, unclaimed: Unclaimed) -> Self {
-        Self { vcpu, ports: ports.lookup(), memory: memory.lookup(), unclaimed, counts: Arc::default() }
+        let (ports, memory) = (ports.lookup(), memory.lookup());
+        Self { vcpu, ports, memory, unclaimed, io_apic: None, counts: Arc::default() }
+    }
+
+    /// Tells `io_apic` of the ends of interrupts.
+    pub(crate) fn with_io_apic(self, io_apic: Option<Arc<IoApic>>) -> Self {
+        Self { io_apic, ..self }
     }
 
     /// The vCPU, for its registers and settings.
@@ -81,6 +89,7 @@ impl VcpuLoop {
                 }
                 VmExit::Mmio { addr, write, data } => access(&mut self.memory, host, *addr, *write, data),
                 VmExit::Hlt | VmExit::Wfi | VmExit::Wfe => self.wait(host),
+                VmExit::Eoi { vector } => self.end_of_interrupt(*vector),
                 _ => Next::Unclaimed,
             };
             entry = match next {
@@ -97,6 +106,14 @@ impl VcpuLoop {
                     None => return Ok(Stop::Exit(exit)),
                 },
             };
+        }
+    }
+
+    fn end_of_interrupt(&self, vector: u8) -> Next {
+        match self.io_apic.as_ref().map(|io_apic| io_apic.end_of_interrupt(vector)) {
+            None => Next::Unclaimed,
+            Some(Ok(())) => Next::Enter(VmEntry::Resume),
+            Some(Err(error)) => Next::End(Err(error)),
         }
     }
 

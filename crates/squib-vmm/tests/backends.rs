@@ -3,9 +3,12 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use squib_core::{Error, ErrorCode, HypervisorBackend, Result, VmExit};
-use squib_guests::{Guest, LINE_PORT, Mode, hello, spin, triple_fault, uart_hello};
+use squib_core::{Error, ErrorCode, HypervisorBackend, IrqchipKind, Result, VmExit};
+use squib_guests::{
+    Guest, LINE_PORT, Mode, hello, hlt, mmio_sweep, spin, triple_fault, uart_flood, uart_hello,
+};
 use squib_kvm::KvmBackend;
 use squib_soft::SoftBackend;
 use squib_vmm::boot::{BootSource, Flat, FlatMode, Protocol};
@@ -35,7 +38,8 @@ fn machine(backend: &dyn HypervisorBackend, guest: &Guest) -> Machine {
     };
     let config = MachineConfig {
         memory_size: squib_guests::MEMORY_SIZE,
-        vcpus: 1,
+        vcpus: backend.capabilities().max_vcpus.min(2),
+        irqchip: IrqchipKind::Full,
         boot: BootSource { protocol, ..BootSource::new(&guest.image) },
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
@@ -135,4 +139,62 @@ fn the_demo_guest_talks_to_an_external_device_by_interrupts() {
         assert!(output.contains("hello from 64-bit mode"), "{output}");
         assert!(output.contains("5 bytes"), "{output}");
     });
+}
+
+/// 10 MB; on KVM only with `SQUIB_TEST_LONG` set.
+#[test]
+fn a_flood_of_output_is_all_there_or_counted_as_lost() {
+    const CHUNKS: u16 = 320;
+    flood(&SoftBackend::default(), CHUNKS);
+    if let Some(kvm) = kvm() {
+        // Each byte is an exit: where those are slow 10 MB take minutes.
+        flood(&kvm, if std::env::var_os("SQUIB_TEST_LONG").is_some() { CHUNKS } else { 4 });
+    }
+}
+
+fn flood(backend: &dyn HypervisorBackend, chunks: u16) {
+    let machine = machine(backend, &uart_flood(chunks));
+    let taken = std::thread::scope(|scope| {
+        let runner = scope.spawn(|| machine.run(0, &mut RecordingHost::new()));
+        let mut taken = 0;
+        while !runner.is_finished() {
+            taken += machine.console().take_output().len() as u64;
+            std::thread::yield_now();
+        }
+        assert!(matches!(runner.join().unwrap(), Ok(Stop::DebugExit(1))));
+        taken + machine.console().take_output().len() as u64
+    });
+    assert_eq!(taken + machine.console().lost_output(), u64::from(chunks) * 0x8000);
+}
+
+/// The window of devices, and every register of the interrupt controllers.
+#[test]
+fn accesses_all_over_memory_mapped_devices_harm_nobody() {
+    let ranges =
+        [(0xc000_0000, 0xfec0_0000, 0x8000), (0xfec0_0000, 0xfec0_0100, 16), (0xfee0_0000, 0xfee0_1000, 16)];
+    on_each_backend(&mmio_sweep(&ranges), |machine| {
+        let stop = machine.run(0, &mut RecordingHost::new());
+        assert!(matches!(stop, Ok(Stop::DebugExit(1))), "{stop:?}");
+        assert_eq!(machine.stats().open_bus, 3 * (0x3ec0_0000 / 0x8000));
+    });
+}
+
+/// The first vCPU spins or has halted; the second, where there is one, waits to be started.
+#[test]
+fn closing_a_machine_ends_the_threads_of_its_vcpus() {
+    for guest in [spin(Mode::Long64), hlt(Mode::Long64)] {
+        on_each_backend(&guest, |machine| {
+            std::thread::scope(|scope| {
+                for id in 0..machine.vcpus().len() as u32 {
+                    let machine = &machine;
+                    scope.spawn(move || {
+                        let ended = machine.run(id, &mut RecordingHost::new()).unwrap_err();
+                        assert_eq!(ended.code(), ErrorCode::Closed);
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                machine.close();
+            });
+        });
+    }
 }

@@ -62,6 +62,7 @@ fn config(kernel: &[u8]) -> MachineConfig<'_> {
     MachineConfig {
         memory_size: 2 << 20,
         vcpus: 1,
+        irqchip: IrqchipKind::Full,
         boot: BootSource { protocol: Some(Protocol::Flat(flat)), ..BootSource::new(kernel) },
         clock: StdClock::new(),
         waker: ThreadWaker::new(),

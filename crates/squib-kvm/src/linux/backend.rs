@@ -70,7 +70,7 @@ impl KvmBackend {
                 "is no KVM of interface version {KVM_API_VERSION}: it says {version}"
             )));
         }
-        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+        if let Some(name) = first_missing(|cap| kvm.check_extension(cap)) {
             return Err(lacking(format!("lacks KVM_CAP_{name}: squib needs Linux 4.11 or newer")));
         }
         let host = Host {
@@ -103,6 +103,11 @@ impl KvmBackend {
             }
         }
     }
+}
+
+/// The name of a needed capability that is not there.
+fn first_missing(has: impl Fn(Cap) -> bool) -> Option<&'static str> {
+    NEEDED.iter().find(|(cap, _)| !has(*cap)).map(|(_, name)| *name)
 }
 
 fn capabilities(kvm: &Kvm, host: &Host) -> BackendCapabilities {
@@ -190,5 +195,12 @@ mod tests {
         let other = KvmBackend::open_device(c"/dev/null").unwrap_err();
         assert_eq!(other.code(), ErrorCode::BackendUnusable);
         assert!(other.to_string().contains("no KVM"), "{other}");
+    }
+
+    #[test]
+    fn a_kvm_that_is_too_old_lacks_something() {
+        assert_eq!(first_missing(|_| true), None);
+        assert_eq!(first_missing(|cap| cap as u32 != Cap::ImmediateExit as u32), Some("IMMEDIATE_EXIT"));
+        assert_eq!(first_missing(|_| false), Some("USER_MEMORY"));
     }
 }

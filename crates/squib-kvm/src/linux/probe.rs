@@ -13,12 +13,18 @@ use squib_core::{
 };
 
 use super::KvmBackend;
-use crate::report::{ProbeReport, Step};
+use crate::report::{AT_SPEED_MIPS, ProbeReport, Step};
 
-/// The longest that a guest of the probe may take.
-const LIMIT: Duration = Duration::from_millis(100);
-/// How long the speed of a guest is measured.
-const SPEED_TIME: Duration = Duration::from_millis(5);
+/// The longest that a guest of the probe may take: each is done at once, unless the host is very busy.
+const LIMIT: Duration = Duration::from_secs(1);
+/// How long the speed of a guest is measured: at first, and again while it seems slow, because a busy host may
+/// have had no time for it, and an emulated one translates code when it first runs.
+const SPEED_TIMES: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+];
 
 const CODE: u64 = 0x1000;
 const PAGE_TABLES: [u64; 3] = [0x2000, 0x3000, 0x4000];
@@ -181,8 +187,20 @@ impl Guest {
 
     /// Instructions of a ring-0 loop in 64-bit mode, in millions a second.
     fn speed(&mut self) -> Result<f64> {
+        let mut best = 0.0;
+        for time in SPEED_TIMES {
+            best = self.speed_in(time)?.max(best);
+            if best >= AT_SPEED_MIPS {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    /// The same, measured for this long.
+    fn speed_in(&mut self, time: Duration) -> Result<f64> {
         let start = Instant::now();
-        match self.run(Mode::Long, &COUNT, SPEED_TIME)? {
+        match self.run(Mode::Long, &COUNT, time)? {
             VmExit::Cancelled => {
                 let seconds = start.elapsed().as_secs_f64();
                 let loops = self.vcpu.x86()?.registers()?.rax;

@@ -6,6 +6,7 @@ mod exits;
 mod harness;
 mod interrupts;
 mod mmio;
+mod pause;
 mod ports;
 mod probe;
 mod state;

@@ -6,7 +6,6 @@ use iced_x86::code_asm::*;
 use squib_core::memory::{HIGH_RAM_START, PAGE_SIZE};
 use squib_core::{
     BackendKind, DirtyTracking, ErrorCode, ExitKind, GuestMemory, HypervisorBackend, IrqchipKind, VmEntry,
-    VmExit,
 };
 
 use crate::harness::*;
@@ -157,20 +156,4 @@ fn dirty_pages_are_those_written_since() {
     guest.vm.memory().write(DATA, &[1]).unwrap();
     guest.vm.set_dirty_log(true).unwrap();
     assert_eq!(take(&guest), [], "nothing was recorded while the log was off");
-}
-
-#[test]
-fn many_vms_come_and_go_and_leave_nothing() {
-    let Some(kvm) = backend() else { return };
-    let one = || {
-        let mut guest = Guest::real(&kvm, CodeAssembler::hlt);
-        let exit = guest.vcpu.run(VmEntry::Resume).unwrap();
-        assert!(matches!(exit, VmExit::Hlt));
-    };
-    one();
-    // Other tests open and close descriptors at the same time, so look for growth that only a leak explains.
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let before = descriptors();
-    (0..60).for_each(|_| one());
-    assert!(descriptors() < before + 60, "{before} before, {} after", descriptors());
 }

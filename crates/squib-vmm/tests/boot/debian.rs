@@ -1,35 +1,13 @@
 //! The kernels that Debian ships, unpacked and placed.
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::kernels::find;
 use squib_core::{ErrorCode, GuestMemory};
 use squib_vmm::boot::{self, BootSource, ImageKind, Part, Protocol};
 
-/// Where kernels may lie: `SQUIB_TEST_KERNELS`, else squib's cache folder.
-fn kernel(prefix: &str) -> Option<(PathBuf, Vec<u8>)> {
-    let folder = std::env::var_os("SQUIB_TEST_KERNELS").map(PathBuf::from).or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        Some(cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")))?.join("squib"))
-    })?;
-    let path = std::fs::read_dir(&folder).ok().and_then(|entries| {
-        entries
-            .filter_map(|e| Some(e.ok()?.path()))
-            .find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(prefix)))
-    });
-    let Some(path) = path else {
-        eprintln!(
-            "SKIPPED: no {prefix}* in {}; set SQUIB_TEST_KERNELS to a folder with Debian kernels",
-            folder.display()
-        );
-        return None;
-    };
-    let bytes = std::fs::read(&path).expect("a kernel that is there can be read");
-    Some((path, bytes))
-}
-
 fn boots(prefix: &str, version: &str, pvh_entry: u64, entry: u64) {
-    let Some((path, image)) = kernel(prefix) else { return };
+    let Some((path, image)) = find(prefix) else { return };
     assert_eq!(boot::detect(&image).unwrap(), ImageKind::BzImage);
     let initrd = vec![0xa5; 1_000_001];
     for (protocol, entry) in [(None, pvh_entry), (Some(Protocol::Linux64), entry)] {

@@ -7,6 +7,7 @@ mod elf;
 mod flat;
 mod hostile;
 mod image;
+mod kernels;
 mod multiboot;
 
 use squib_core::{ErrorCode, GuestMemory};

@@ -1,0 +1,113 @@
+//! What VMs, runs and cancellations leave behind: nothing. One test, so that nobody else in the process opens and maps
+//! meanwhile.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use iced_x86::code_asm::*;
+use squib_core::{IrqchipKind, VmEntry, VmExit};
+use squib_kvm::KvmBackend;
+
+#[path = "kvm/harness.rs"]
+mod harness;
+use harness::*;
+
+/// Open descriptors, mappings and threads of this process.
+fn resources() -> [usize; 3] {
+    let count = |folder| std::fs::read_dir(folder).unwrap().count();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    // Adjacent anonymous memory of the allocator merges and splits as it likes; what a VM maps is not that.
+    let shared = maps.lines().filter(|line| line.contains("kvm") || line.contains(" rw-s ")).count();
+    [count("/proc/self/fd"), shared, count("/proc/self/task")]
+}
+
+/// Guest RAM and all else, in pages (Linux, proc(5), statm).
+fn mapped_pages() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap()
+}
+
+fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind) {
+    let mut guest = Guest::long_with(kvm, irqchip, |a| {
+        a.mov(dx, PORT)?;
+        a.out(dx, al)?;
+        a.in_(al, dx)
+    });
+    let second = guest.vm.create_vcpu(1).unwrap();
+    let cancel = second.cancel_handle();
+    assert_out(&guest.resume(), &[0]);
+    // Dropped with a read half done, and with a handle that outlives it.
+    assert_in(&guest.resume(), 1);
+    drop((second, guest));
+    cancel.cancel();
+}
+
+/// A guest that makes exits all the time, and four threads that cancel all the time: after each request of a thread a
+/// cancellation is reported.
+fn storm(kvm: &KvmBackend, length: Duration) -> u64 {
+    let mut guest = Guest::real(kvm, |a| {
+        let mut again = a.create_label();
+        a.mov(dx, PORT)?;
+        a.set_label(&mut again)?;
+        a.in_(al, dx)?;
+        a.jmp(again)
+    });
+    let (reported, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let handles = [(); 4].map(|()| guest.vcpu.cancel_handle());
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let (reported, stop) = (&reported, &stop);
+        for cancel in handles {
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let before = reported.load(Ordering::SeqCst);
+                    cancel.cancel();
+                    let patience = Instant::now();
+                    while reported.load(Ordering::SeqCst) == before && !stop.load(Ordering::SeqCst) {
+                        assert!(patience.elapsed() < Duration::from_secs(10), "a cancel was lost");
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        let mut entry = VmEntry::Resume;
+        while start.elapsed() < length {
+            entry = match guest.vcpu.run(entry).unwrap() {
+                VmExit::Pio { write: false, .. } => answer(&[0]),
+                VmExit::Cancelled => {
+                    reported.fetch_add(1, Ordering::SeqCst);
+                    VmEntry::Resume
+                }
+                other => panic!("unexpected {other:?}"),
+            };
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    reported.load(Ordering::SeqCst)
+}
+
+/// With `SQUIB_TEST_LONG` set the storm lasts a minute, else a second.
+#[test]
+#[expect(clippy::print_stderr, reason = "how many there were is worth knowing")]
+fn vms_and_cancels_leave_nothing_behind() {
+    let Some(kvm) = backend() else { return };
+    let seconds = if std::env::var_os("SQUIB_TEST_LONG").is_some() { 60 } else { 1 };
+    let round = |n: usize| {
+        for irqchip in [IrqchipKind::None, IrqchipKind::Split, IrqchipKind::Full].into_iter().cycle().take(n)
+        {
+            one_vm(&kvm, irqchip);
+        }
+    };
+    round(3);
+    storm(&kvm, Duration::from_millis(10));
+    let (before, pages) = (resources(), mapped_pages());
+    round(200);
+    let cancels = storm(&kvm, Duration::from_secs(seconds));
+    assert_eq!(resources(), before, "descriptors, mappings, threads");
+    // A VM's RAM is 256 pages. The allocator may have reserved room for a thread meanwhile.
+    let grown = mapped_pages().saturating_sub(pages);
+    assert!(grown < 200 * 256, "{grown} pages more are mapped than before 200 VMs");
+    eprintln!("{cancels} cancellations in {seconds} s, none lost");
+    assert!(cancels > 0);
+}
