@@ -104,6 +104,7 @@ fn tsc_khz() -> u64 {
 /// Boots once and prints what the guest did: the other end of [`soft_command`].
 pub(crate) fn child(args: &[String]) -> Result<()> {
     let [kernel, disk] = args else { return Err("wants a kernel and an initial RAM disk".into()) };
+    let before = resident_beyond(None)?;
     let (kernel, disk) = (fs::read(kernel)?, fs::read(disk)?);
     let (clock, waker) = (StdClock::new(), ThreadWaker::new());
     let started = Instant::now();
@@ -128,10 +129,10 @@ pub(crate) fn child(args: &[String]) -> Result<()> {
     std::io::stdout().write_all(&machine.console().take_output())?;
     let stats = machine.stats();
     println!(
-        "\nsoft: {elapsed:.2} s, userspace at {:.2} s, {:.0} M instructions, {:.1} MiB resident beyond RAM",
+        "\nsoft: {elapsed:.2} s, userspace at {:.2} s, {:.0} M instructions, {:.1} MiB more resident than before the VM, without its RAM",
         stats.userspace_ns.unwrap_or(0) as f64 / 1e9,
         stats.instructions.unwrap_or(0) as f64 / 1e6,
-        resident_beyond(Some(machine.ram()))? as f64 / f64::from(1 << 20),
+        resident_beyond(Some(machine.ram()))?.saturating_sub(before) as f64 / f64::from(1 << 20),
     );
     match machine.outcome() {
         Some(Outcome::PowerOff) => Ok(()),

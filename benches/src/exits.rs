@@ -50,47 +50,79 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     let soft = SoftBackend::default();
     let kvm = KvmBackend::open().inspect_err(|e| println!("SKIPPED: exits on kvm, because {e}")).ok();
     for (name, code) in GUESTS {
-        print!("{name:<22} {:>11.0}", exit_cost(&soft, code, 60_000, rounds)?);
+        let cost = |backend: &dyn HypervisorBackend, count| -> Result<f64> {
+            let mut guest = Guest::new(backend, code)?;
+            let times: Result<_> = (0..rounds).map(|_| guest.round(count)).collect();
+            Ok(median(times?))
+        };
+        print!("{name:<22} {:>11.0}", cost(&soft, 60_000)?);
         match &kvm {
-            Some(kvm) => println!(" {:>12.0}", exit_cost(kvm, code, 1_000, rounds)?),
+            Some(kvm) => println!(" {:>12.0}", cost(kvm, 1_000)?),
             None => println!(" {:>12}", "–"),
         }
     }
     Ok(())
 }
 
-/// Median nanoseconds of an exit.
-fn exit_cost(backend: &dyn HypervisorBackend, code: &[u8], count: u16, rounds: usize) -> Result<f64> {
-    let clock = StdClock::new();
-    let waker = ThreadWaker::new();
-    let memory = GuestMemory::new(0x1_0000)?;
-    memory.write(ENTRY, code)?;
-    let config = VmConfig { memory, irqchip: IrqchipKind::None, clock: clock.clone(), waker: waker.clone() };
-    let vm = backend.create_vm(&config)?;
-    let (ports, mmio) = (Bus::ports(), Bus::memory());
-    let device = Arc::new(Counter::default());
-    ports.map("counter", PORT, 4, Target::Device(device.clone()))?;
-    mmio.map("counter", MMIO, 4, Target::Device(device.clone()))?;
-    let mut run = VcpuLoop::new(vm.create_vcpu(0)?, &ports, &mmio, Unclaimed::Return);
-    let mut times = Vec::new();
-    for _ in 0..rounds {
-        let x86 = run.vcpu().x86()?;
+/// The first argument of the process that runs rounds of the port-read guest when it is asked to, so that another
+/// runtime can have them between its own.
+pub(crate) const ON_REQUEST: &str = "--exits-on-request";
+
+/// Answers each line of standard input, a backend and a number of exits, with the nanoseconds of one of them.
+pub(crate) fn on_request() -> Result<()> {
+    let [_, (_, port_read), ..] = GUESTS;
+    let mut soft = Guest::new(&SoftBackend::default(), port_read)?;
+    let mut kvm = KvmBackend::open().ok().map(|kvm| Guest::new(&kvm, port_read)).transpose()?;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let (backend, count) = line.split_once(' ').ok_or("a request is a backend and a number")?;
+        let guest = if backend == "kvm" { kvm.as_mut().ok_or("there is no kvm")? } else { &mut soft };
+        println!("{}", guest.round(count.parse()?)?);
+    }
+    Ok(())
+}
+
+/// A guest on a backend, and the device that it uses.
+struct Guest {
+    run: VcpuLoop,
+    device: Arc<Counter>,
+    host: ThreadHost,
+}
+
+impl Guest {
+    fn new(backend: &dyn HypervisorBackend, code: &[u8]) -> Result<Self> {
+        let (clock, waker) = (StdClock::new(), ThreadWaker::new());
+        let memory = GuestMemory::new(0x1_0000)?;
+        memory.write(ENTRY, code)?;
+        let config =
+            VmConfig { memory, irqchip: IrqchipKind::None, clock: clock.clone(), waker: waker.clone() };
+        let vm = backend.create_vm(&config)?;
+        let (ports, mmio) = (Bus::ports(), Bus::memory());
+        let device = Arc::new(Counter::default());
+        ports.map("counter", PORT, 4, Target::Device(device.clone()))?;
+        mmio.map("counter", MMIO, 4, Target::Device(device.clone()))?;
+        let run = VcpuLoop::new(vm.create_vcpu(0)?, &ports, &mmio, Unclaimed::Return);
+        Ok(Self { run, device, host: ThreadHost::new(clock, waker) })
+    }
+
+    /// Nanoseconds of one of `count` exits.
+    fn round(&mut self, count: u16) -> Result<f64> {
+        let x86 = self.run.vcpu().x86()?;
         let mut system = x86.system_registers()?;
         (system.cs.base, system.cs.selector, system.ds.base) = (0, 0, MMIO);
         x86.set_system_registers(&system)?;
         let mut registers = x86.registers()?;
         (registers.rip, registers.rcx, registers.rdx, registers.rbx) = (ENTRY, count.into(), PORT, 0);
         x86.set_registers(&registers)?;
-        let before = device.0.load(Ordering::Relaxed);
+        let before = self.device.0.load(Ordering::Relaxed);
         let start = Instant::now();
-        let stop = run.run(VmEntry::Resume, &mut ThreadHost::new(clock.clone(), waker.clone()))?;
+        let stop = self.run.run(VmEntry::Resume, &mut self.host)?;
         let elapsed = start.elapsed();
-        let made = device.0.load(Ordering::Relaxed) - before;
+        let made = self.device.0.load(Ordering::Relaxed) - before;
         if !matches!(stop, Stop::Exit(VmExit::Pio { port: 0x80, .. })) || made != u64::from(count) {
             return Err(format!("the guest ended with {stop:?} after {made} of {count} accesses").into());
         }
-        run.vcpu().run(VmEntry::Complete(None))?;
-        times.push(elapsed.as_secs_f64() * 1e9 / f64::from(count));
+        self.run.vcpu().run(VmEntry::Complete(None))?;
+        Ok(elapsed.as_secs_f64() * 1e9 / f64::from(count))
     }
-    Ok(median(times))
 }

@@ -61,6 +61,14 @@ fn a_guest_prints_on_com1_and_ends_by_the_debug_exit() {
 }
 
 #[test]
+fn a_kernel_finds_the_memory_types_on_as_firmware_leaves_them() {
+    on_each_backend(&hello(), |machine| {
+        let first = machine.vcpu(0).unwrap();
+        assert_eq!(first.with(|vcpu| vcpu.x86()?.msr(0x2ff)).unwrap(), 0x806);
+    });
+}
+
+#[test]
 fn a_triple_fault_ends_the_machine() {
     on_each_backend(&triple_fault(), |machine| {
         let stop = machine.run(0, &mut RecordingHost::new());

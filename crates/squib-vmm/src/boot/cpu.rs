@@ -2,7 +2,7 @@
 
 use squib_core::Result;
 use squib_core::memory::{HIGH_RAM_START, PAGE_SIZE};
-use squib_core::x86::{DescriptorTable, Registers, Segment, SystemRegisters, bits};
+use squib_core::x86::{DescriptorTable, Registers, Segment, SystemRegisters, X86State, bits};
 
 use super::layout;
 use super::memory_map::MemoryMap;
@@ -17,6 +17,12 @@ const TASK: u16 = 0x20;
 /// IA32_APIC_BASE of the boot processor after reset: enabled, at 0xFEE00000 (Intel SDM vol. 3, 11.4.4).
 const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11 | 1 << 8;
 
+/// IA32_MTRR_DEF_TYPE (Intel SDM vol. 3, 12.11.2.1).
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Memory types by range are on, and all memory is write-back, RAM and the rest alike: the types that matter are those of
+/// the guest's page tables. Firmware leaves them on; Linux distrusts a machine where they are off.
+const MTRRS_ON: u64 = 1 << 11 | 6;
+
 /// Bytes that one page directory maps.
 const DIRECTORY_SPAN: u64 = 1 << 30;
 /// Bytes that one entry of a page directory maps.
@@ -27,6 +33,14 @@ const PAGE_SIZE_BIT: u64 = 1 << 7;
 /// Registers at an entry, all others zero, interrupts off.
 pub(super) fn registers(rip: u64) -> Registers {
     Registers { rip, rflags: bits::RFLAGS_FIXED, ..Registers::default() }
+}
+
+/// Leaves the memory types as firmware does, for a guest that is entered without any.
+///
+/// # Errors
+/// What the backend reports.
+pub(super) fn set_memory_types(cpu: &mut dyn X86State) -> Result<()> {
+    cpu.set_msr(MTRR_DEF_TYPE, MTRRS_ON)
 }
 
 /// Real mode with all segments but CS at 0.

@@ -101,13 +101,17 @@ pub struct BootState {
 }
 
 impl BootState {
-    /// Puts the state into a vCPU. What the state does not speak of, such as model-specific registers, stays.
+    /// Puts the state into a vCPU, and where a kernel is entered without firmware, what that would leave in
+    /// model-specific registers. What else the state does not speak of stays as reset has it.
     ///
     /// # Errors
     /// What the backend reports.
     pub fn apply(&self, cpu: &mut dyn X86State) -> Result<()> {
         let apic_base = cpu.system_registers()?.apic_base;
         cpu.set_system_registers(&SystemRegisters { apic_base, ..self.system })?;
+        if !matches!(self.info.protocol, Protocol::Flat(_)) {
+            cpu::set_memory_types(cpu)?;
+        }
         cpu.set_registers(&self.registers)
     }
 }
