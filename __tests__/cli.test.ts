@@ -166,6 +166,8 @@ describe('squib run', () => {
     ['a number that is none', ['--cpus', 'many'], 2, 'ERR_INVALID_ARGUMENT'],
     ['a time-out that is none', ['--timeout', '-1'], 2, 'ERR_INVALID_ARGUMENT'],
     ['an unknown backend', ['--backend', 'qemu'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['an unknown CPU model', ['--cpu', 'v9'], 2, 'there are v1, v2, max'],
+    ['an unknown CPU feature', ['--cpu', 'v2,+turbo'], 2, 'no CPU feature turbo; there are fpu,'],
     ['an unknown form of statistics', ['--stats=xml'], 2, 'ERR_INVALID_ARGUMENT'],
     ['an escape that is no letter', ['--escape', '%'], 2, 'ERR_INVALID_ARGUMENT'],
   ];
@@ -281,7 +283,18 @@ test('doctor and demo refuse what they do not know', async () => {
 test('help lists commands, options and statuses; nonsense is refused', async () => {
   const help = await squib(['help']);
   for (const command of ['run', 'demo', 'doctor', 'inspect']) expect(help.out).toContain(`squib ${command} `);
-  const options = ['kernel', 'initrd', 'append', 'memory', 'cpus', 'backend', 'timeout', 'stats', 'escape'];
+  const options = [
+    'kernel',
+    'initrd',
+    'append',
+    'memory',
+    'cpus',
+    'cpu',
+    'backend',
+    'timeout',
+    'stats',
+    'escape',
+  ];
   for (const option of options) expect(help.out).toContain(`--${option}`);
   const statuses = ['0', '(v << 1) | 1', '2', '10', '12', '14', '16', '20', '124', '130', '128 + n'];
   for (const status of statuses) expect(help.out).toContain(`\n  ${status} `);

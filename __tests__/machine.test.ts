@@ -263,6 +263,10 @@ describe('bad input', () => {
     ['33 vCPUs', { cpus: 33 }, 'ERR_VCPU_COUNT'],
     ['half a vCPU', { cpus: 1.5 }, 'ERR_INVALID_ARGUMENT'],
     ['a backend that does not exist', { backend: 'qemu' }, 'ERR_INVALID_ARGUMENT'],
+    ['a CPU model that does not exist', { backend: 'soft', cpu: 'pentium' }, 'ERR_INVALID_ARGUMENT'],
+    ['a CPU feature that does not exist', { backend: 'soft', cpu: 'v2,+turbo' }, 'ERR_INVALID_ARGUMENT'],
+    ['a CPU model that is no text', { backend: 'soft', cpu: 2 }, 'ERR_INVALID_ARGUMENT'],
+    ['a CPU model on KVM', { backend: 'kvm', cpu: 'v2' }, 'ERR_UNSUPPORTED'],
     ['a command line that is no text', { cmdline: 5 }, 'ERR_INVALID_ARGUMENT'],
     ['a NUL in the command line', { cmdline: 'a\0b' }, 'ERR_COMMAND_LINE'],
     [

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { toSquibError } from '../ts/errors.js';
-import { doctor, ERROR_CODES, SquibError } from '../ts/index.js';
+import { doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
 import { native, packageRoot, target } from '../ts/native.cjs';
 import { codeOf, realMode } from './support/vm.js';
 
@@ -132,4 +132,36 @@ test('a worker runs a guest to its end', async () => {
     vm.map({ port: 0x10, length: 1 }, { read: () => 9 });
     vcpu.runAsync().then((exit) => parentPort.postMessage([exit.kind, vcpu.registers.rax]));`);
   expect(await new Promise((resolve) => running.once('message', resolve))).toEqual(['hlt', 9n]);
+});
+
+test('a VM has the CPU model that it is given', () => {
+  const has = (cpu: string | undefined, bit: number) => {
+    using vm = Vm.create({ memory: '64K', cpu, backend: 'soft' });
+    return ((vm.createVcpu(0).cpuid(1).ecx >>> bit) & 1) === 1;
+  };
+  const [sse42, aes] = [20, 25];
+  expect([undefined, 'v1', 'v2', 'v2,+aes,-sse4_2'].map((cpu) => has(cpu, sse42))).toEqual([
+    false,
+    false,
+    true,
+    false,
+  ]);
+  expect(['v2', 'v2,+aes,-sse4_2', 'max'].map((cpu) => has(cpu, aes))).toEqual([false, true, true]);
+});
+
+test('RDRAND gives numbers of the host', () => {
+  using vm = Vm.create({ memory: '64K', cpu: 'v1,+rdrand' });
+  expect(vm.backend).toBe('soft');
+  // rdrand eax; hlt
+  vm.memory.write(0x1000, Uint8Array.of(0x66, 0x0f, 0xc7, 0xf0, 0xf4));
+  const vcpu = vm.createVcpu(0);
+  const system = vcpu.systemRegisters;
+  const draw = () => {
+    vcpu.systemRegisters = { ...system, cs: { ...system.cs, base: 0n, selector: 0 } };
+    vcpu.registers = { ...vcpu.registers, rip: 0x1000n, rflags: 2n };
+    expect(vcpu.run().kind).toBe('hlt');
+    expect(vcpu.registers.rflags & 1n).toBe(1n);
+    return vcpu.registers.rax;
+  };
+  expect(draw()).not.toBe(draw());
 });

@@ -11,6 +11,19 @@ export type BackendChoice = 'auto' | BackendKind;
 /** The choices there are. */
 export const BACKEND_CHOICES: readonly BackendChoice[] = ['auto', 'kvm', 'soft'];
 
+/**
+ * A CPU model of the soft backend: `v1` (the default: x86-64-v1), `v2` (x86-64-v2) or `max` (all there is), and features by
+ * their names in `/proc/cpuinfo` added and taken away, as in `v2,+aes,-popcnt`. Unknown names are `ERR_INVALID_ARGUMENT`,
+ * and the message lists the known ones; features that the soft CPU does not carry out are `ERR_UNSUPPORTED`.
+ */
+export type CpuModel = string;
+
+/** Checks that a CPU model is text; what it says is checked by the backend. */
+export function cpuModel(cpu: CpuModel): string {
+  if (typeof cpu !== 'string') invalid('a CPU model must be text');
+  return cpu;
+}
+
 /** A backend and why it was chosen. */
 export interface ChosenBackend {
   readonly backend: BackendKind;
@@ -31,12 +44,16 @@ export function backendCapabilities(backend: BackendKind): BackendCapabilities {
   return guard(() => native().backendCapabilities(backend));
 }
 
-/** The backend that a choice stands for. `auto` takes KVM only where guests really run at speed. */
-export function chooseBackend(choice: BackendChoice): ChosenBackend {
+/**
+ * The backend that a choice stands for. `auto` takes KVM only where guests really run at speed, and where no CPU model is
+ * asked for: KVM's guests see the host's.
+ */
+export function chooseBackend(choice: BackendChoice, cpu?: CpuModel): ChosenBackend {
   if (!BACKEND_CHOICES.includes(choice)) {
     invalid(`there is no backend ${JSON.stringify(choice)}; use one of ${BACKEND_CHOICES.join(', ')}`);
   }
   if (choice !== 'auto') return { backend: choice, reason: 'asked for' };
+  if (cpu !== undefined) return { backend: 'soft', reason: 'a CPU model was asked for' };
   const { runsGuestsAtSpeed, reason } = probeKvm();
   return { backend: runsGuestsAtSpeed ? 'kvm' : 'soft', reason };
 }

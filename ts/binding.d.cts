@@ -121,8 +121,8 @@ export declare class NativeVcpu {
 
 /** A VM. `ts/vm.ts` is its face. */
 export declare class NativeVm {
-  /** Makes a VM with `memory` bytes of RAM. `dispatch` answers device accesses that it finds in `record`. */
-  static create(backend: BackendKind, memory: number, irqchip: IrqchipKind, record: Uint32Array, dispatch: () => void): NativeVm
+  /** Makes a VM with `memory` bytes of RAM and vCPUs of the model `cpu`. `dispatch` answers device accesses that it finds in `record`. */
+  static create(backend: BackendKind, memory: number, irqchip: IrqchipKind, cpu: string | undefined | null, record: Uint32Array, dispatch: () => void): NativeVm
   /** Its RAM. */
   memory(): NativeMemory
   /** Makes the vCPU with local APIC number `id`. */
@@ -307,6 +307,8 @@ export interface MachineParts {
   memory: number
   /** How many vCPUs. */
   cpus: number
+  /** Their model. */
+  cpu?: string
   /** Kernel or program image. */
   kernel: Uint8Array
   /** Initial RAM disk. */

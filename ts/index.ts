@@ -11,6 +11,7 @@ export {
   type BackendChoice,
   type BackendKind,
   backendCapabilities,
+  type CpuModel,
 } from './backend.js';
 export type { BaseVm, BaseVmOptions } from './base-vm.js';
 export { defaultCommandLine } from './command-line.js';

@@ -2,7 +2,7 @@
 import './dispose.js';
 import { EventEmitter } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type BackendChoice, type ChosenBackend, chooseBackend } from './backend.js';
+import { type BackendChoice, type ChosenBackend, type CpuModel, chooseBackend, cpuModel } from './backend.js';
 import type { BootReport, MachineStats, NativeMachine, OutcomeKind } from './binding.cjs';
 import { defaultCommandLine } from './command-line.js';
 import { MachineConsole } from './console.js';
@@ -31,6 +31,8 @@ export interface MachineOptions {
   readonly memory?: Address | string | undefined;
   /** How many vCPUs. Default 1. */
   readonly cpus?: number | undefined;
+  /** Which CPU the guest sees; see {@link CpuModel}. */
+  readonly cpu?: CpuModel | undefined;
   /** Which backend runs it. `auto`, the default, takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice | undefined;
   /** Devices that are there from the start; {@link Machine.map} adds more. */
@@ -111,7 +113,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
    * Builds a machine and loads its kernel.
    *
    * @throws ERR_IMAGE_FORMAT, ERR_IMAGE_TOO_LARGE, ERR_COMMAND_LINE, ERR_MEMORY_SIZE, ERR_VCPU_COUNT,
-   * ERR_DEVICE_OVERLAP, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_INVALID_ARGUMENT
+   * ERR_DEVICE_OVERLAP, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_UNSUPPORTED, ERR_INVALID_ARGUMENT
    */
   static async create(options: MachineOptions): Promise<Machine> {
     const {
@@ -119,6 +121,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       cmdline = defaultCommandLine(),
       memory = '256M',
       cpus = 1,
+      cpu,
       backend = 'auto',
       devices = [],
     } = options;
@@ -128,9 +131,10 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       cpus: u32(cpus, 'the number of vCPUs'),
       kernel: await imageBytes(options.kernel, 'kernel'),
       commandLine: cmdline,
+      ...(cpu === undefined ? {} : { cpu: cpuModel(cpu) }),
       ...(initrd === undefined ? {} : { initrd: await imageBytes(initrd, 'initrd') }),
     };
-    const chosen = chooseBackend(backend);
+    const chosen = chooseBackend(backend, cpu);
     const map = new DeviceMap();
     const { record, dispatch } = map.table;
     const listener: { console?: MachineConsole } = {};

@@ -1,5 +1,5 @@
 /** A virtual machine without a board, on a backend of the addon. */
-import { type BackendChoice, chooseBackend } from './backend.js';
+import { type BackendChoice, type CpuModel, chooseBackend, cpuModel } from './backend.js';
 import { BaseVm, type BaseVmOptions } from './base-vm.js';
 import { guard } from './errors.js';
 import { DeviceMap } from './mapping.js';
@@ -10,6 +10,8 @@ import { byteSize } from './numbers.js';
 export interface VmOptions extends BaseVmOptions {
   /** Which backend runs it. `auto` takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice;
+  /** Which CPU the guest sees; see {@link CpuModel}. */
+  readonly cpu?: CpuModel | undefined;
 }
 
 /**
@@ -25,12 +27,13 @@ export interface VmOptions extends BaseVmOptions {
  */
 export class Vm extends BaseVm {
   /** Makes a VM without vCPUs and devices. */
-  static create({ backend = 'auto', memory, irqchip = 'none' }: VmOptions): Vm {
+  static create({ backend = 'auto', memory, irqchip = 'none', cpu }: VmOptions): Vm {
     const size = byteSize(memory);
-    const chosen = chooseBackend(backend).backend;
+    const chosen = chooseBackend(backend, cpu).backend;
+    const model = cpu === undefined ? undefined : cpuModel(cpu);
     const devices = new DeviceMap();
     const { record, dispatch } = devices.table;
-    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, record, dispatch));
+    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, model, record, dispatch));
     return new Vm(vm, devices, chosen);
   }
 }

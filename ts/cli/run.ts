@@ -17,6 +17,7 @@ export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[
   ['--append TEXT', 'words to put behind the default kernel command line'],
   ['--memory SIZE', 'RAM, such as 256M or 1G; default 256M'],
   ['--cpus N', 'vCPUs; default 1'],
+  ['--cpu MODEL', 'v1, v2 or max, with features added and taken away: v2,+aes,-popcnt; default v1'],
   ['--backend NAME', `${BACKEND_CHOICES.join(', ')}; default auto`],
   ['--timeout SECONDS', 'end the machine after so long'],
   ['--stats[=json]', 'print statistics to standard error at the end'],
@@ -38,7 +39,7 @@ function parse(argv: readonly string[]): RunArguments {
   const { values } = parseArgs({
     args,
     options: {
-      ...{ kernel: text, initrd: text, append: text, memory: text, cpus: text },
+      ...{ kernel: text, initrd: text, append: text, memory: text, cpus: text, cpu: text },
       ...{ backend: text, timeout: text, stats: text, escape: text },
     },
   });
@@ -52,6 +53,7 @@ function parse(argv: readonly string[]): RunArguments {
       cmdline: defaultCommandLine(values.append),
       memory: values.memory,
       cpus: values.cpus === undefined ? 1 : numeric('--cpus', values.cpus),
+      cpu: values.cpu,
       backend: values.backend as BackendChoice | undefined,
       devices: values.kernel === undefined ? [lineDevice()] : [],
     },

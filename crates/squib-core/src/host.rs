@@ -12,7 +12,11 @@ pub trait Clock: Send + Sync {
 /// Randomness for guests.
 pub trait Entropy: Send + Sync {
     /// Fills `out`.
-    fn fill(&self, out: &mut [u8]);
+    ///
+    /// # Errors
+    /// [`ErrorCode::Internal`](crate::ErrorCode::Internal) where there are no random numbers to be had now; `out` is not
+    /// to be used then.
+    fn fill(&self, out: &mut [u8]) -> crate::Result<()>;
 }
 
 /// Wakes the thread that waits for a halted vCPU.

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use squib_core::{DirtyTracking, ExitKind, HypervisorBackend, IrqchipKind};
+use squib_core::{DirtyTracking, Error, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
 use squib_kvm::{KvmBackend, Step};
-use squib_soft::SoftBackend;
+use squib_soft::{CpuModel, SoftBackend};
+use squib_vmm::host::SystemEntropy;
 
 use crate::error::{Result, thrown};
 
@@ -52,14 +53,29 @@ impl From<IrqchipKind> for JsIrqchipKind {
     }
 }
 
-/// Opens a backend.
+/// Opens a backend, with vCPUs of the model `cpu`.
 ///
 /// # Errors
-/// Those of the backend.
-pub(crate) fn open(kind: &JsBackendKind) -> squib_core::Result<Arc<dyn HypervisorBackend>> {
+/// Those of the backend and of [`CpuModel::parse`]; [`ErrorCode::Unsupported`] for a model on KVM.
+pub(crate) fn open(
+    kind: &JsBackendKind,
+    cpu: Option<&str>,
+) -> squib_core::Result<Arc<dyn HypervisorBackend>> {
     match kind {
+        JsBackendKind::Kvm if cpu.is_some() => Err(Error::new(
+            ErrorCode::Unsupported,
+            "KVM gives guests the host's CPU; only the soft backend has CPU models",
+        )),
         JsBackendKind::Kvm => Ok(Arc::new(KvmBackend::open()?)),
-        JsBackendKind::Soft => Ok(Arc::new(SoftBackend::default())),
+        JsBackendKind::Soft => {
+            let model = cpu.map_or_else(|| Ok(CpuModel::default()), CpuModel::parse)?;
+            let backend = SoftBackend::new(model);
+            Ok(Arc::new(match SystemEntropy::open() {
+                Ok(entropy) => backend.with_entropy(entropy),
+                // RDRAND then says that it has no numbers.
+                Err(_) => backend,
+            }))
+        }
     }
 }
 
@@ -86,7 +102,7 @@ pub struct BackendCapabilities {
 /// What a backend can do here.
 #[napi(catch_unwind)]
 pub fn backend_capabilities(backend: JsBackendKind) -> Result<BackendCapabilities> {
-    let backend = open(&backend).map_err(|e| thrown(&e))?;
+    let backend = open(&backend, None).map_err(|e| thrown(&e))?;
     let c = backend.capabilities();
     Ok(BackendCapabilities {
         exits: c.exits.iter().map(ExitKind::name).collect(),

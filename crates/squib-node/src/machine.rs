@@ -33,6 +33,8 @@ pub struct MachineParts {
     pub memory: f64,
     /// How many vCPUs.
     pub cpus: u32,
+    /// Their model.
+    pub cpu: Option<String>,
     /// Kernel or program image.
     pub kernel: Uint8Array,
     /// Initial RAM disk.
@@ -178,14 +180,14 @@ pub fn create_machine<'env>(
     let memory = whole(parts.memory, ErrorCode::MemorySize)?;
     // Copied on this thread: JavaScript may change its own bytes at any time.
     let (kernel, initrd) = (parts.kernel.to_vec(), parts.initrd.map(|bytes| bytes.to_vec()));
-    let (cpus, command_line) = (parts.cpus, parts.command_line);
+    let (cpus, cpu, command_line) = (parts.cpus, parts.cpu, parts.command_line);
     let bell = Bell::new(env, console)?;
     let (deferred, promise): (JsDeferred<Created, Settle<Created>>, _) =
         env.create_deferred().map_err(|e| node_api(&e))?;
     spawn("squib-build".into(), move || {
         let boot =
             BootSource { initrd: initrd.as_deref(), command_line: &command_line, ..BootSource::new(&kernel) };
-        let built = guarded(|| build(&backend, memory, cpus, boot, bell));
+        let built = guarded(|| build(&backend, cpu.as_deref(), memory, cpus, boot, bell));
         deferred.resolve(Box::new(move |env| {
             let adopted = built.and_then(|shared| {
                 adopt(&env, shared, record, dispatch)
@@ -202,12 +204,13 @@ pub fn create_machine<'env>(
 
 fn build(
     backend: &JsBackendKind,
+    cpu: Option<&str>,
     memory_size: u64,
     vcpus: u32,
     boot: BootSource<'_>,
     bell: Arc<Bell>,
 ) -> squib_core::Result<Arc<Shared>> {
-    let backend = open(backend)?;
+    let backend = open(backend, cpu)?;
     let (clock, waker): (Arc<dyn Clock>, _) = (StdClock::new(), ThreadWaker::new());
     let config = MachineConfig {
         memory_size,

@@ -61,17 +61,18 @@ pub struct NativeVm {
 
 #[napi]
 impl NativeVm {
-    /// Makes a VM with `memory` bytes of RAM. `dispatch` answers device accesses that it finds in `record`.
+    /// Makes a VM with `memory` bytes of RAM and vCPUs of the model `cpu`. `dispatch` answers device accesses that it finds in `record`.
     #[napi(factory, catch_unwind)]
     pub fn create(
         env: Env,
         backend: JsBackendKind,
         memory: f64,
         irqchip: JsIrqchipKind,
+        cpu: Option<String>,
         record: Uint32Array,
         #[napi(ts_arg_type = "() => void")] dispatch: FunctionRef<(), ()>,
     ) -> Result<Self> {
-        let backend = open(&backend).map_err(|e| thrown(&e))?;
+        let backend = open(&backend, cpu.as_deref()).map_err(|e| thrown(&e))?;
         let memory = GuestMemory::new(whole(memory, ErrorCode::MemorySize)?).map_err(|e| thrown(&e))?;
         let mmio = Bus::memory();
         for region in memory.regions() {

@@ -171,7 +171,7 @@ impl Env for Cpu {
 
     fn random(&mut self) -> Option<u64> {
         let mut bytes = [0; 8];
-        self.entropy.as_ref()?.fill(&mut bytes);
+        self.entropy.as_ref()?.fill(&mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 

@@ -155,6 +155,9 @@ impl X86State for SoftVcpu {
 
     fn set_xsave(&mut self, area: &[u8]) -> Result<()> {
         if system::xsave::set_image(&mut self.cpu.state, area) {
+            // It has the rights of protection keys.
+            self.cpu.flush(Flush::All);
+            self.cpu.refresh_mode();
             Ok(())
         } else {
             Err(refuse("an XSAVE area of fewer than 576 bytes, with reserved bits, or in compacted format"))

@@ -9,8 +9,9 @@ use squib_core::{
     ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit,
 };
 use squib_guests::{Guest, Mode};
-use squib_soft::SoftBackend;
+use squib_soft::{CpuModel, SoftBackend};
 use squib_vmm::host::{StdClock, ThreadWaker};
+use squib_x86::system::bits::CR4_PKE;
 
 const CODE: u64 = 0x10_0000;
 const DEVICE: u64 = 0xd000_0000;
@@ -39,7 +40,7 @@ fn start_with(image: Vec<u8>, irqchip: IrqchipKind) -> Started {
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
     };
-    let vm = SoftBackend::default().create_vm(&config).unwrap();
+    let vm = SoftBackend::new(CpuModel::max()).create_vm(&config).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();
     guest.start(&config.memory, &mut *vcpu).unwrap();
     Started { memory: config.memory, vcpu }
@@ -379,4 +380,42 @@ fn a_repeated_store_over_its_own_bytes_is_decoded_anew() {
     s.halt();
     let registers = s.vcpu.x86().unwrap().registers().unwrap();
     assert_eq!(registers.rcx, 15, "one element, then a NOP and one store without REP");
+}
+
+/// What a translation may be used for is cached with it, and WRPKRU changes that.
+#[test]
+fn protection_keys_hold_from_the_next_instruction() {
+    const PML4: u64 = 0x20_0000;
+    const GUARDED: u32 = 0x30_0000;
+    let mut s = start(|a| {
+        a.xor(ecx, ecx)?;
+        a.xor(edx, edx)?;
+        a.mov(ebx, dword_ptr(GUARDED))?;
+        // No writes by key 5.
+        a.mov(eax, 2 << 10)?;
+        a.wrpkru()?;
+        a.mov(ebx, dword_ptr(GUARDED))?;
+        a.hlt()?;
+        a.mov(dword_ptr(GUARDED), ebx)?;
+        a.hlt()
+    });
+    // Pages of 2 MiB: one of the supervisor's, one of a user's with key 5.
+    for (at, entry) in
+        [(0, PML4 + 0x1007), (0x1000, PML4 + 0x2007), (0x2000, 0x83), (0x2008, 5 << 59 | 0x20_0087)]
+    {
+        s.memory.write(PML4 + at, &entry.to_le_bytes()).unwrap();
+    }
+    s.memory.write(GUARDED.into(), &7u32.to_le_bytes()).unwrap();
+    let x86 = s.vcpu.x86().unwrap();
+    let mut system = x86.system_registers().unwrap();
+    system.cr3 = PML4;
+    system.cr0 |= bits::CR0_WP;
+    system.cr4 |= CR4_PKE;
+    system.idt.limit = 0;
+    x86.set_system_registers(&system).unwrap();
+    s.halt();
+    assert_eq!(s.vcpu.x86().unwrap().registers().unwrap().rbx, 7);
+    let exit = s.run(VmEntry::Resume);
+    assert!(matches!(exit, VmExit::TripleFault), "{exit:?}");
+    assert_eq!(s.vcpu.x86().unwrap().system_registers().unwrap().cr2, GUARDED.into());
 }

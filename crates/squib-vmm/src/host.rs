@@ -1,9 +1,12 @@
-//! Time and waiting from the standard library, for hosts that have threads. A browser brings its own.
+//! Time, waiting and random numbers from the standard library, for hosts that have threads and files. A browser brings its
+//! own.
 
+use std::fs::File;
+use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use squib_core::{Clock, Error, ErrorCode, Result, Waker};
+use squib_core::{Clock, Entropy, Error, ErrorCode, Result, Waker};
 
 use crate::device::{Action, Host, Idle};
 
@@ -29,6 +32,26 @@ impl Clock for StdClock {
 
     fn unix_ns(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanoseconds)
+    }
+}
+
+/// The operating system's random numbers.
+pub struct SystemEntropy(File);
+
+impl SystemEntropy {
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] where there is no `/dev/urandom`.
+    pub fn open() -> Result<Arc<Self>> {
+        let file = File::open("/dev/urandom")
+            .map_err(|e| Error::new(ErrorCode::Unsupported, format!("/dev/urandom: {e}")))?;
+        Ok(Arc::new(Self(file)))
+    }
+}
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, out: &mut [u8]) -> Result<()> {
+        let read = (&self.0).read_exact(out);
+        read.map_err(|e| Error::new(ErrorCode::Internal, format!("/dev/urandom: {e}")))
     }
 }
 

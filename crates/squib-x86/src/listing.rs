@@ -165,7 +165,7 @@ impl Emit for Listing {
 
     fn pure(&mut self, op: Pure, size: Size, a: Value, b: Value) -> Value {
         let op = format!("{op:?}").to_lowercase();
-        self.temp(format_args!("{op}{} {a}, {b}", suffix(size)))
+        self.temp(format_args!("{op}.{} {a}, {b}", suffix(size)))
     }
 
     fn sext(&mut self, from: Size, to: Size, v: Value) -> Value {

@@ -237,6 +237,7 @@ const IMPLEMENTED: Features = {
         F::RDSEED,
         F::ADX,
         F::SHA,
+        F::PKU,
         F::RDPID,
         F::LZCNT,
         F::PREFETCHW,

@@ -155,7 +155,8 @@ fn set_cr4<E: Env + ?Sized>(env: &mut E, value: u64) -> Result<(), Stop> {
     let state = env.state();
     state.cr4 = value;
     state.pdpte = pdpte.unwrap_or(state.pdpte);
-    if changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_PCIDE) != 0 {
+    // Translations are cached with what may be done by them, which SMAP and PKE are part of.
+    if changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PCIDE | CR4_PKE) != 0 {
         env.flush(Flush::All);
     }
     if changed != 0 {

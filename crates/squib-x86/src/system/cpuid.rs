@@ -82,7 +82,7 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         }
         0xb => topology(model, state, subleaf),
 
-        0xd if model.has(Feature::XSAVE) => super::xsave::cpuid(model, subleaf),
+        0xd if model.has(Feature::XSAVE) => super::xsave::cpuid(model, state, subleaf),
         0x15 => {
             let (hz, apic) = (u64::from(model.tsc_khz) * 1000, u64::from(APIC_HZ));
             let d = gcd(hz, apic);

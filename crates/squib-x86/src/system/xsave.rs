@@ -1,12 +1,12 @@
-//! FXSAVE and XSAVE with their kin (Intel SDM vol. 1, 10.5 and chapter 13): x87 and SSE state in memory.
+//! FXSAVE and XSAVE with their kin (Intel SDM vol. 1, 10.5 and chapter 13): x87 and SSE state and PKRU in memory.
 //!
-//! The components there are, x87 and SSE, both lie in the legacy region, so the compacted format has the same
-//! layout as the standard one. A further component adds its number and place here.
+//! x87 and SSE state lie in the legacy region, and PKRU is all that follows the header, so the compacted format has the
+//! same layout as the standard one. A further component adds its number and place here.
 
 use squib_core::x86::{CpuidResult, bits::*};
 
-use super::privileged;
 use super::rflags::in_64;
+use super::{keys, privileged};
 use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
 use crate::fp::mxcsr::Mxcsr;
@@ -19,7 +19,9 @@ use crate::x87::fx::{self, Width};
 /// State component bits of XCR0 and XSTATE_BV.
 const X87_STATE: u64 = 1 << 0;
 const SSE_STATE: u64 = 1 << 1;
-const COMPONENTS: u64 = X87_STATE | SSE_STATE;
+const PKRU_STATE: u64 = 1 << 9;
+const LEGACY_COMPONENTS: u64 = X87_STATE | SSE_STATE;
+const COMPONENTS: u64 = LEGACY_COMPONENTS | PKRU_STATE;
 /// XCOMP_BV: the compacted format.
 const COMPACTED: u64 = 1 << 63;
 
@@ -28,7 +30,21 @@ const AREA: usize = fx::SIZE + 64;
 const XSTATE_BV: usize = fx::SIZE;
 const XCOMP_BV: usize = fx::SIZE + 8;
 
+/// Where PKRU's component lies, and its size: the register, and four bytes that are reserved.
+const PKRU: usize = AREA;
+const PKRU_SIZE: usize = 8;
+
 type Legacy = [u8; fx::SIZE];
+
+/// The components that a model has.
+fn components(model: &CpuModel) -> u64 {
+    LEGACY_COMPONENTS | if model.has(Feature::PKU) { PKRU_STATE } else { 0 }
+}
+
+/// Bytes of an area with these components.
+const fn area_size(components: u64) -> usize {
+    if components & PKRU_STATE != 0 { PKRU + PKRU_SIZE } else { AREA }
+}
 
 /// The width of the x87 pointers: 64 bits by REX.W.
 fn width(wide: bool) -> Width {
@@ -65,7 +81,7 @@ fn write<E: Env + ?Sized>(env: &mut E, addr: u64, area: &Legacy, from: usize, to
     Ok(())
 }
 
-/// Writes `components` of the state to a legacy region that has been checked for writing, and nothing else.
+/// Writes `components` of the state to an area that has been checked for writing, and nothing else.
 fn write_components<E: Env + ?Sized>(
     env: &mut E,
     addr: u64,
@@ -89,6 +105,10 @@ fn write_components<E: Env + ?Sized>(
     if components & SSE_STATE != 0 {
         write(env, addr, &area, fx::XMM, fx::XMM + 16 * xmm)?;
     }
+    if components & PKRU_STATE != 0 {
+        let pkru = u64::from(env.state_ref().pkru);
+        env.write(addr.wrapping_add(PKRU as u64), Size::B8, pkru, Rights::Current)?;
+    }
     Ok(())
 }
 
@@ -100,7 +120,7 @@ fn write_components<E: Env + ?Sized>(
 pub fn fxsave<E: Env + ?Sized>(env: &mut E, addr: u64, wide: bool) -> Result<(), Stop> {
     check_fx(env, addr)?;
     env.probe_write(addr, fx::SIZE as u64, Rights::Current)?;
-    write_components(env, addr, COMPONENTS, true, wide)
+    write_components(env, addr, LEGACY_COMPONENTS, true, wide)
 }
 
 /// FXRSTOR.
@@ -173,7 +193,8 @@ fn in_use<E: Env + ?Sized>(env: &E) -> u64 {
     let state = env.state_ref();
     let xmm = &state.xmm[..xmm_count(env)];
     let x87 = if state.x87 == initial_x87() { 0 } else { X87_STATE };
-    x87 | if xmm.iter().all(|r| *r == 0) { 0 } else { SSE_STATE }
+    let pkru = if state.pkru == 0 { 0 } else { PKRU_STATE };
+    x87 | pkru | if xmm.iter().all(|r| *r == 0) { 0 } else { SSE_STATE }
 }
 
 /// XSAVE, XSAVEOPT, XSAVEC or XSAVES to linear address `addr`.
@@ -183,7 +204,7 @@ fn in_use<E: Env + ?Sized>(env: &E) -> u64 {
 /// 64 and for XSAVES above ring 0, #PF.
 pub fn xsave<E: Env + ?Sized>(env: &mut E, addr: u64, form: Form, wide: bool) -> Result<(), Stop> {
     let wanted = requested(env, addr, form)?;
-    env.probe_write(addr, AREA as u64, Rights::Current)?;
+    env.probe_write(addr, area_size(wanted) as u64, Rights::Current)?;
     let header = addr.wrapping_add(XSTATE_BV as u64);
     let mut used = in_use(env);
     let compacted = matches!(form, Form::Compacted | Form::Supervisor);
@@ -215,9 +236,16 @@ pub fn xrstor<E: Env + ?Sized>(env: &mut E, addr: u64, form: Form, wide: bool) -
     if form == Form::Supervisor && !header.compacted {
         return Err(Exception::GP0.into());
     }
+    let pkru = match wanted & header.state & PKRU_STATE {
+        0 => 0,
+        _ => env.read(addr.wrapping_add(PKRU as u64), Size::B4, Rights::Current)? as u32,
+    };
     let xmm = xmm_count(env);
     if !restore(env.state(), &area, &header, wanted, xmm, width(wide)) {
         return Err(Exception::GP0.into());
+    }
+    if wanted & PKRU_STATE != 0 {
+        keys::set(env, pkru);
     }
     Ok(())
 }
@@ -245,7 +273,7 @@ impl Header {
     }
 }
 
-/// Loads the components `wanted`: those that the header has from the area, the others with their initial configuration.
+/// Loads the legacy components of `wanted`: those that the header has from the area, the others with their initial configuration.
 /// Changes nothing and gives `false` where MXCSR has a reserved bit.
 fn restore(
     state: &mut CpuState,
@@ -308,19 +336,22 @@ pub fn xsetbv<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
         return Err(Exception::UD.into());
     }
     let value = state.r[2] << 32 | state.r[0] & 0xffff_ffff;
-    if state.cpl != 0 || state.r[1] as u32 != 0 || value & X87_STATE == 0 || value & !COMPONENTS != 0 {
+    let invalid = state.cpl != 0 || state.r[1] as u32 != 0 || value & X87_STATE == 0;
+    if invalid || value & !components(env.model()) != 0 {
         return Err(Exception::GP0.into());
     }
-    state.xcr0 = value;
+    env.state().xcr0 = value;
     Ok(())
 }
 
 /// CPUID leaf 0xD of a model that has XSAVE.
-pub(super) fn cpuid(model: &CpuModel, subleaf: u32) -> CpuidResult {
-    let size = AREA as u32;
+pub(super) fn cpuid(model: &CpuModel, state: &CpuState, subleaf: u32) -> CpuidResult {
+    let all = components(model);
+    let (now, most) = (area_size(state.xcr0) as u32, area_size(all) as u32);
     match subleaf {
-        0 => CpuidResult { eax: COMPONENTS as u32, ebx: size, ecx: size, edx: 0 },
-        1 => CpuidResult { eax: model.features.word(Word::Ld1Eax), ebx: size, ecx: 0, edx: 0 },
+        0 => CpuidResult { eax: all as u32, ebx: now, ecx: most, edx: 0 },
+        1 => CpuidResult { eax: model.features.word(Word::Ld1Eax), ebx: now, ecx: 0, edx: 0 },
+        9 if all & PKRU_STATE != 0 => CpuidResult { eax: PKRU_SIZE as u32, ebx: PKRU as u32, ecx: 0, edx: 0 },
         _ => CpuidResult::default(),
     }
 }
@@ -332,19 +363,28 @@ pub fn image(state: &CpuState) -> Vec<u8> {
     fx::save_mxcsr(state.mxcsr, &mut area);
     fx::save_xmm(&state.xmm, &mut area);
     let mut out = area.to_vec();
-    out.extend_from_slice(&COMPONENTS.to_le_bytes());
-    out.resize(AREA, 0);
+    let pkru = if state.pkru == 0 { 0 } else { PKRU_STATE };
+    out.extend_from_slice(&(LEGACY_COMPONENTS | pkru).to_le_bytes());
+    out.resize(PKRU, 0);
+    out.extend_from_slice(&u64::from(state.pkru).to_le_bytes());
     out
 }
 
-/// Loads such an image. Gives `false` and changes nothing where it is too short, compacted, has components that there are
-/// not, or a reserved bit.
+/// Loads such an image, of which PKRU may be missing. Gives `false` and changes nothing where it is too short, compacted,
+/// has components that there are not, or a reserved bit.
 pub fn set_image(state: &mut CpuState, image: &[u8]) -> bool {
     let Some(area) = image.first_chunk::<AREA>() else { return false };
-    match Header::parse(area, COMPONENTS, false) {
-        Some(header) => restore(state, area, &header, COMPONENTS, 16, Width::Bits64),
-        None => false,
+    let Some(header) = Header::parse(area, COMPONENTS, false) else { return false };
+    let pkru = match header.state & PKRU_STATE {
+        0 => Some(0),
+        _ => image[PKRU..].first_chunk().map(|bytes| u32::from_le_bytes(*bytes)),
+    };
+    let Some(pkru) = pkru else { return false };
+    let done = restore(state, area, &header, LEGACY_COMPONENTS, 16, Width::Bits64);
+    if done {
+        state.pkru = pkru;
     }
+    done
 }
 
 #[cfg(test)]
@@ -362,7 +402,8 @@ mod tests {
     fn filled() -> Mock {
         let mut m = Mock::long();
         m.state.cr4 |= CR4_OSXSAVE;
-        m.state.xcr0 = 3;
+        m.state.xcr0 = COMPONENTS;
+        m.state.pkru = 0x5555_5554;
         for (i, r) in m.state.xmm.iter_mut().enumerate() {
             *r = u128::MAX / (i as u128 + 1);
         }
@@ -375,7 +416,7 @@ mod tests {
     }
 
     fn same(a: &CpuState, b: &CpuState) -> bool {
-        a.xmm == b.xmm && a.x87 == b.x87 && a.mxcsr == b.mxcsr
+        a.xmm == b.xmm && a.x87 == b.x87 && a.mxcsr == b.mxcsr && a.pkru == b.pkru
     }
 
     #[test]
@@ -418,6 +459,7 @@ mod tests {
             m.state.xmm = [7; 16];
             m.state.x87 = X87::RESET;
             m.state.mxcsr = Mxcsr::RESET;
+            m.state.pkru = 1;
             let back = if form == Form::Supervisor { form } else { Form::Standard };
             xrstor(&mut m, AT, back, true).unwrap();
             assert!(same(&before, &m.state), "{form:?}");
@@ -429,6 +471,7 @@ mod tests {
         let mut m = filled();
         m.state.xmm = [0; 16];
         m.state.mxcsr = Mxcsr::RESET;
+        (m.state.pkru, m.state.xcr0) = (0, LEGACY_COMPONENTS);
         m.ram.put(AT + 512, 8, 1 << 9);
         m.ram.put(AT + 160, 8, 0x77);
         xsave(&mut m, AT, Form::Optimised, true).unwrap();
@@ -458,7 +501,7 @@ mod tests {
 
     #[test]
     fn headers_are_checked() {
-        let bad = [(512, 4), (520, 1), (528, 1), (520, COMPACTED | 4), (520, COMPACTED | 1)];
+        let bad = [(512, 4), (512, 1 << 10), (520, 1), (528, 1), (520, COMPACTED | 4), (520, COMPACTED | 1)];
         for (at, value) in bad {
             let mut m = filled();
             xsave(&mut m, AT, Form::Standard, true).unwrap();
@@ -488,23 +531,41 @@ mod tests {
         };
         assert_eq!(set(1), Ok(()));
         assert_eq!(set(3), Ok(()));
+        assert_eq!(set(PKRU_STATE | 3), Ok(()));
         for value in [0, 2, 7, 1 << 32 | 1] {
             assert_eq!(set(value), gp(), "{value:#x}");
         }
         m.state.r[1] = 0;
         xgetbv(&mut m).unwrap();
-        assert_eq!((m.state.r[0], m.state.r[2]), (3, 0));
+        assert_eq!((m.state.r[0], m.state.r[2]), (PKRU_STATE | 3, 0));
+    }
+
+    #[test]
+    fn areas_are_as_large_as_their_components() {
+        let (max, v1) = (CpuModel::max(), CpuModel::parse("v1,+xsave").unwrap());
+        let mut state = CpuState::reset();
+        state.xcr0 = LEGACY_COMPONENTS;
+        let leaf = |model, state: &CpuState, subleaf| {
+            let r = cpuid(model, state, subleaf);
+            (r.eax, r.ebx, r.ecx)
+        };
+        assert_eq!(leaf(&max, &state, 0), (0x203, 576, 584));
+        assert_eq!(leaf(&v1, &state, 0), (3, 576, 576));
+        assert_eq!((leaf(&max, &state, 9), leaf(&v1, &state, 9)), ((8, 576, 0), (0, 0, 0)));
+        state.xcr0 = COMPONENTS;
+        assert_eq!(leaf(&max, &state, 0), (0x203, 584, 584));
     }
 
     #[test]
     fn images_go_there_and_back() {
         let m = filled();
         let image = image(&m.state);
-        assert_eq!(image.len(), 576);
+        assert_eq!(image.len(), 584);
         let mut other = CpuState::reset();
         assert!(set_image(&mut other, &image));
         assert!(same(&m.state, &other));
         assert!(!set_image(&mut other, &image[..575]));
+        assert!(!set_image(&mut other, &image[..579]), "half of PKRU");
         let mut bad = image.clone();
         bad[27] = 1;
         assert!(!set_image(&mut other, &bad));
