@@ -132,9 +132,10 @@ impl Machine {
     /// Whether the instruction raises #UD.
     fn raises_ud(&mut self, setting: Setting, bytes: &[u8]) -> bool {
         self.memory.fill(0, 0, 0x9000).unwrap();
-        self.put(PML4, &[0x2007]);
-        self.put(0x2000, &[0x3007]);
-        self.put(0x3000, &[0x87]);
+        // The supervisor's pages: WRPKRU, which lasts, does not matter to them.
+        self.put(PML4, &[0x2003]);
+        self.put(0x2000, &[0x3003]);
+        self.put(0x3000, &[0x83]);
         self.memory.write(HANDLER, &[0xf4]).unwrap();
         self.memory.write(CODE, &[bytes, &[0xf4; 16]].concat()).unwrap();
         let code = match setting {

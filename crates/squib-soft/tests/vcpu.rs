@@ -414,7 +414,11 @@ fn protection_keys_hold_from_the_next_instruction() {
     system.idt.limit = 0;
     x86.set_system_registers(&system).unwrap();
     s.halt();
-    assert_eq!(s.vcpu.x86().unwrap().registers().unwrap().rbx, 7);
+    let x86 = s.vcpu.x86().unwrap();
+    let registers = x86.registers().unwrap();
+    assert_eq!(registers.rbx, 7);
+    // That ends the halt.
+    x86.set_registers(&registers).unwrap();
     let exit = s.run(VmEntry::Resume);
     assert!(matches!(exit, VmExit::TripleFault), "{exit:?}");
     assert_eq!(s.vcpu.x86().unwrap().system_registers().unwrap().cr2, GUARDED.into());
