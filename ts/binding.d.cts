@@ -176,7 +176,7 @@ export type BackendKind = 'kvm' | 'soft'
 
 /** What was loaded. */
 export interface BootReport {
-  /** By which protocol the guest is entered: `pvh`, `linux64`, `multiboot` or `flat`. */
+  /** By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware` or `flat`. */
   protocol: string
   /** Guest-physical address of the first instruction. */
   entry: bigint
@@ -309,8 +309,12 @@ export interface MachineParts {
   cpus: number
   /** Their model. */
   cpu?: string
-  /** Kernel or program image. */
+  /** Kernel, program or firmware image. */
   kernel: Uint8Array
+  /** The image is firmware, which is entered at the reset vector. */
+  firmware?: boolean
+  /** The board has the device that kvm-unit-tests look for. */
+  testDevice?: boolean
   /** Initial RAM disk. */
   initrd?: Uint8Array
   /** Kernel command line. */

@@ -22,10 +22,15 @@ export type Image = Uint8Array | string | URL;
 /** What a machine is made of. */
 export interface MachineOptions {
   /** A Linux kernel (bzImage or vmlinux), or a multiboot or PVH program. */
-  readonly kernel: Image;
+  readonly kernel?: Image | undefined;
+  /**
+   * Firmware instead of a kernel: a ROM of a multiple of 64 KiB, such as SeaBIOS', entered at the reset vector. Port 0x402 is
+   * free for a device that takes its log.
+   */
+  readonly firmware?: Image | undefined;
   /** Initial RAM disk. */
   readonly initrd?: Image | undefined;
-  /** The kernel's command line. Default: {@link defaultCommandLine}. */
+  /** The kernel's command line. Default: {@link defaultCommandLine}; firmware takes none. */
   readonly cmdline?: string | undefined;
   /** RAM: bytes, or text such as `256M`, which is the default. A multiple of 4096. */
   readonly memory?: Address | string | undefined;
@@ -35,6 +40,8 @@ export interface MachineOptions {
   readonly cpu?: CpuModel | undefined;
   /** Which backend runs it. `auto`, the default, takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice | undefined;
+  /** Whether the board has the device that kvm-unit-tests look for (QEMU's `pc-testdev`). Default: no. */
+  readonly testDevice?: boolean | undefined;
   /** Devices that are there from the start; {@link Machine.map} adds more. */
   readonly devices?: readonly { readonly at: DeviceRange; readonly device: Device }[] | undefined;
 }
@@ -110,15 +117,18 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   }
 
   /**
-   * Builds a machine and loads its kernel.
+   * Builds a machine and loads its kernel or firmware.
    *
    * @throws ERR_IMAGE_FORMAT, ERR_IMAGE_TOO_LARGE, ERR_COMMAND_LINE, ERR_MEMORY_SIZE, ERR_VCPU_COUNT,
    * ERR_DEVICE_OVERLAP, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_UNSUPPORTED, ERR_INVALID_ARGUMENT
    */
   static async create(options: MachineOptions): Promise<Machine> {
     const {
+      kernel,
+      firmware,
       initrd,
-      cmdline = defaultCommandLine(),
+      cmdline = firmware === undefined ? defaultCommandLine() : '',
+      testDevice = false,
       memory = '256M',
       cpus = 1,
       cpu,
@@ -126,10 +136,13 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       devices = [],
     } = options;
     if (typeof cmdline !== 'string') invalid('the command line must be text');
+    if ((kernel === undefined) === (firmware === undefined)) invalid('give a kernel, or firmware instead');
     const parts = {
       memory: byteSize(memory),
       cpus: u32(cpus, 'the number of vCPUs'),
-      kernel: await imageBytes(options.kernel, 'kernel'),
+      kernel: await (kernel === undefined ? imageBytes(firmware, 'firmware') : imageBytes(kernel, 'kernel')),
+      firmware: firmware !== undefined,
+      testDevice,
       commandLine: cmdline,
       ...(cpu === undefined ? {} : { cpu: cpuModel(cpu) }),
       ...(initrd === undefined ? {} : { initrd: await imageBytes(initrd, 'initrd') }),
@@ -249,7 +262,7 @@ function isTimeout(signal: AbortSignal | undefined): boolean {
   return (signal?.reason as { name?: unknown } | undefined)?.name === 'TimeoutError';
 }
 
-async function imageBytes(image: Image, what: string): Promise<Uint8Array> {
+async function imageBytes(image: Image | undefined, what: string): Promise<Uint8Array> {
   if (image instanceof Uint8Array || ArrayBuffer.isView(image)) return image as Uint8Array;
   if (typeof image !== 'string' && !(image instanceof URL))
     invalid(`the ${what} must be a path, a file URL or bytes`);

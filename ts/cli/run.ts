@@ -7,18 +7,21 @@ import { ownGuest } from '../demo/own-guest.js';
 import { SquibError } from '../errors.js';
 import { Machine, type MachineOptions } from '../machine.js';
 import { escapeCode } from './escape.js';
+import { firmwareLog } from './firmware-log.js';
 import { statsObject, statsText } from './stats.js';
 import { attach } from './terminal.js';
 
 /** What `squib run` takes, for `squib help`. */
 export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[] = [
   ['--kernel FILE', 'bzImage, vmlinux, or a multiboot or PVH program; without it, a guest of squib’s own'],
+  ['--firmware FILE', 'firmware instead, such as SeaBIOS; its log goes to standard output'],
   ['--initrd FILE', 'initial RAM disk'],
   ['--append TEXT', 'words to put behind the default kernel command line'],
   ['--memory SIZE', 'RAM, such as 256M or 1G; default 256M'],
   ['--cpus N', 'vCPUs; default 1'],
   ['--cpu MODEL', 'v1, v2 or max, with features added and taken away: v2,+aes,-popcnt; default v1'],
   ['--backend NAME', `${BACKEND_CHOICES.join(', ')}; default auto`],
+  ['--test-device', 'add the device that kvm-unit-tests look for'],
   ['--timeout SECONDS', 'end the machine after so long'],
   ['--stats[=json]', 'print statistics to standard error at the end'],
   ['--escape LETTER', 'Ctrl-LETTER x quits, Ctrl-LETTER h helps; default a; none for no escape'],
@@ -39,23 +42,28 @@ function parse(argv: readonly string[]): RunArguments {
   const { values } = parseArgs({
     args,
     options: {
-      ...{ kernel: text, initrd: text, append: text, memory: text, cpus: text, cpu: text },
+      ...{ kernel: text, firmware: text, initrd: text, append: text },
+      ...{ memory: text, cpus: text, cpu: text },
       ...{ backend: text, timeout: text, stats: text, escape: text },
+      'test-device': { type: 'boolean' },
     },
   });
-  const { stats } = values;
+  const { kernel, firmware, stats } = values;
+  const ownGuestRuns = kernel === undefined && firmware === undefined;
   if (stats !== undefined && stats !== 'text' && stats !== 'json')
     throw new RangeError('--stats takes json or nothing');
   return {
     machine: {
-      kernel: values.kernel ?? ownGuest(),
+      kernel: ownGuestRuns ? ownGuest() : kernel,
+      firmware,
       initrd: values.initrd,
-      cmdline: defaultCommandLine(values.append),
+      cmdline: firmware === undefined ? defaultCommandLine(values.append) : values.append,
       memory: values.memory,
       cpus: values.cpus === undefined ? 1 : numeric('--cpus', values.cpus),
       cpu: values.cpu,
       backend: values.backend as BackendChoice | undefined,
-      devices: values.kernel === undefined ? [lineDevice()] : [],
+      testDevice: values['test-device'],
+      devices: ownGuestRuns ? [lineDevice()] : firmware === undefined ? [] : [firmwareLog()],
     },
     timeoutMs: values.timeout === undefined ? undefined : numeric('--timeout', values.timeout) * 1000,
     stats,

@@ -123,12 +123,14 @@ impl GuestMemory {
                 ),
             ));
         }
+        Self::with_regions(&Self::ranges(size))
+    }
+
+    /// The (address, length) pairs of `size` bytes of RAM, split around the device window below 4 GiB.
+    pub fn ranges(size: u64) -> Vec<(u64, u64)> {
         let low = size.min(LOW_RAM_END);
-        let mut ranges = vec![(0, low)];
-        if size > low {
-            ranges.push((HIGH_RAM_START, size - low));
-        }
-        Self::with_regions(&ranges)
+        let high = (size > low).then(|| (HIGH_RAM_START, size - low));
+        [(0, low)].into_iter().chain(high).collect()
     }
 
     /// RAM at the given (address, length) pairs.

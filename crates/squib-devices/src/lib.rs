@@ -9,6 +9,7 @@ mod bytes;
 
 pub mod acpi_pm;
 pub mod apic;
+pub mod cmos;
 pub mod cpu_set;
 pub mod debug_exit;
 pub mod debug_port;
@@ -23,4 +24,5 @@ pub mod pit;
 pub mod pv_clock;
 pub mod pvpanic;
 pub mod rtc;
+pub mod test_device;
 pub mod uart;

@@ -35,8 +35,12 @@ pub struct MachineParts {
     pub cpus: u32,
     /// Their model.
     pub cpu: Option<String>,
-    /// Kernel or program image.
+    /// Kernel, program or firmware image.
     pub kernel: Uint8Array,
+    /// The image is firmware, which is entered at the reset vector.
+    pub firmware: Option<bool>,
+    /// The board has the device that kvm-unit-tests look for.
+    pub test_device: Option<bool>,
     /// Initial RAM disk.
     pub initrd: Option<Uint8Array>,
     /// Kernel command line.
@@ -123,7 +127,7 @@ pub struct MachineStats {
 /// What was loaded.
 #[napi(object, object_from_js = false)]
 pub struct BootReport {
-    /// By which protocol the guest is entered: `pvh`, `linux64`, `multiboot` or `flat`.
+    /// By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware` or `flat`.
     pub protocol: &'static str,
     /// Guest-physical address of the first instruction.
     pub entry: BigInt,
@@ -181,13 +185,24 @@ pub fn create_machine<'env>(
     // Copied on this thread: JavaScript may change its own bytes at any time.
     let (kernel, initrd) = (parts.kernel.to_vec(), parts.initrd.map(|bytes| bytes.to_vec()));
     let (cpus, cpu, command_line) = (parts.cpus, parts.cpu, parts.command_line);
+    let (firmware, test_device) = (parts.firmware == Some(true), parts.test_device == Some(true));
     let bell = Bell::new(env, console)?;
     let (deferred, promise): (JsDeferred<Created, Settle<Created>>, _) =
         env.create_deferred().map_err(|e| node_api(&e))?;
     spawn("squib-build".into(), move || {
-        let boot =
-            BootSource { initrd: initrd.as_deref(), command_line: &command_line, ..BootSource::new(&kernel) };
-        let built = guarded(|| build(&backend, cpu.as_deref(), memory, cpus, boot, bell));
+        let boot = BootSource {
+            initrd: initrd.as_deref(),
+            command_line: &command_line,
+            protocol: firmware.then_some(Protocol::Firmware),
+            ..BootSource::new(&kernel)
+        };
+        let built = guarded(|| {
+            let shared = build(&backend, cpu.as_deref(), memory, cpus, boot, bell)?;
+            if test_device {
+                shared.machine.add_test_device()?;
+            }
+            Ok(shared)
+        });
         deferred.resolve(Box::new(move |env| {
             let adopted = built.and_then(|shared| {
                 adopt(&env, shared, record, dispatch)
@@ -389,6 +404,7 @@ impl NativeMachine {
                     Protocol::Pvh => "pvh",
                     Protocol::Linux64 => "linux64",
                     Protocol::Multiboot => "multiboot",
+                    Protocol::Firmware => "firmware",
                     _ => "flat",
                 },
                 entry: info.entry.into(),

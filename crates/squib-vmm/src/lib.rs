@@ -23,6 +23,7 @@ pub mod platform;
 mod ports;
 pub mod run;
 pub mod stats;
+mod test_device;
 pub mod vcpu;
 
 pub use bus::{Bus, Mapping, Target};

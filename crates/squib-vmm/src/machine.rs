@@ -7,9 +7,10 @@ use squib_core::{
     VmEntry, Waker,
 };
 
+use squib_devices::debug_port::PORT_FIRMWARE;
 use squib_devices::{acpi_pm, i8042, ioapic, rtc, uart};
 
-use crate::boot::{self, BootInfo, BootSource};
+use crate::boot::{self, BootInfo, BootSource, Protocol, rom};
 use crate::bus::{Bus, Target};
 use crate::console::{Console, ConsoleListener};
 use crate::device::{Device, Host};
@@ -20,14 +21,14 @@ use crate::ports::{CmosClock, DebugConsole, DebugExit, KeyboardController, Power
 use crate::run::{Stop, Unclaimed, VcpuLoop};
 use crate::stats::{Stats, device_counts};
 use crate::vcpu::SharedVcpu;
-use crate::{firmware, platform};
+use crate::{firmware, platform, test_device};
 
 /// Most vCPUs of a machine; a backend may allow fewer.
 pub const MAX_VCPUS: u32 = 32;
 
 /// What to build.
 pub struct MachineConfig<'a> {
-    /// RAM in bytes: a multiple of 4096.
+    /// RAM in bytes, a multiple of 4096; [firmware](Protocol::Firmware) is beside it.
     pub memory_size: u64,
     /// Processors, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
@@ -82,9 +83,16 @@ impl Machine {
                 "a machine has local APICs: full or split irqchip",
             ));
         }
-        let ram = GuestMemory::new(config.memory_size)?;
-        let rsdp = firmware::install(&ram, config.vcpus)?;
-        let start = boot::load(&ram, &BootSource { rsdp, ..config.boot })?;
+        let (ram, rsdp) = match config.boot.protocol {
+            Some(Protocol::Firmware) => (with_rom(config.memory_size, config.boot.kernel.len())?, None),
+            _ => {
+                let ram = GuestMemory::new(config.memory_size)?;
+                let rsdp = firmware::install(&ram, config.vcpus)?;
+                (ram, rsdp)
+            }
+        };
+        let mut start = boot::load(&ram, &BootSource { rsdp, ..config.boot })?;
+        firmware::prepare(&ram, &mut start)?;
         let vm = backend.create_vm(&VmConfig {
             memory: ram.clone(),
             irqchip: config.irqchip,
@@ -96,7 +104,8 @@ impl Machine {
         let console =
             Arc::new(Console::new(lines.clone(), platform::COM1_IRQ, config.clock.clone(), config.console));
         let pvpanic = Arc::new(Pvpanic::default());
-        let ports = ports(&console, &pvpanic, config.clock)?;
+        let cmos = CmosClock::new(config.clock, config.memory_size, config.vcpus);
+        let ports = ports(&console, &pvpanic, cmos, config.boot.protocol)?;
         let memory = memory(&ram, io_apic.clone())?;
         let vcpu = |id| {
             let vcpu = VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform);
@@ -187,6 +196,14 @@ impl Machine {
         &self.memory
     }
 
+    /// Puts the device on the board that kvm-unit-tests' programs look for: [`squib_devices::test_device`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::DeviceOverlap`] where another device is in its place.
+    pub fn add_test_device(&self) -> Result<()> {
+        test_device::map(&self.lines, &self.ports, &self.memory)
+    }
+
     /// The console.
     pub fn console(&self) -> &Arc<Console> {
         &self.console
@@ -230,14 +247,30 @@ impl Machine {
     }
 }
 
-/// The ports of the board.
-fn ports(console: &Arc<Console>, pvpanic: &Arc<Pvpanic>, clock: Arc<dyn Clock>) -> Result<Arc<Bus>> {
+/// RAM, and memory for firmware of `len` bytes.
+fn with_rom(size: u64, len: usize) -> Result<Arc<GuestMemory>> {
+    let rom = rom::range(len)?;
+    let mut ranges = GuestMemory::ranges(size);
+    ranges.push((rom.start, rom.end - rom.start));
+    GuestMemory::with_regions(&ranges)
+}
+
+/// The ports of the board. Firmware's log is for a device of the embedder's.
+fn ports(
+    console: &Arc<Console>,
+    pvpanic: &Arc<Pvpanic>,
+    cmos: CmosClock,
+    protocol: Option<Protocol>,
+) -> Result<Arc<Bus>> {
     let bus = Bus::ports();
     let device = |name, port: u16, count, device: Arc<dyn Device>| {
         bus.map(name, port.into(), count, Target::Device(device))
     };
     device("COM1", platform::COM1, uart::PORTS.into(), console.clone())?;
     for port in platform::DEBUG_CONSOLES {
+        if port == PORT_FIRMWARE && protocol == Some(Protocol::Firmware) {
+            continue;
+        }
         device("debug console", port, 1, Arc::new(DebugConsole(console.clone())))?;
     }
     device("debug exit", platform::DEBUG_EXIT, 4, Arc::new(DebugExit))?;
@@ -248,7 +281,7 @@ fn ports(console: &Arc<Console>, pvpanic: &Arc<Pvpanic>, clock: Arc<dyn Clock>) 
         acpi_pm::PORTS.into(),
         Arc::new(PowerControl::default()),
     )?;
-    device("CMOS clock", platform::RTC, rtc::PORTS.into(), Arc::new(CmosClock::new(clock)))?;
+    device("CMOS clock", platform::RTC, rtc::PORTS.into(), Arc::new(cmos))?;
     let registers = Arc::new(Mutex::default());
     for port in [i8042::PORT_DATA, i8042::PORT_COMMAND, i8042::PORT_SYSTEM_CONTROL] {
         device("8042", port, 1, Arc::new(KeyboardController { registers: registers.clone(), port }))?;

@@ -8,7 +8,7 @@ use squib_devices::acpi_pm::{AcpiPm, PowerAction};
 use squib_devices::i8042::{I8042, I8042Action};
 use squib_devices::pvpanic::PanicEvent;
 use squib_devices::rtc::Rtc;
-use squib_devices::{debug_exit, debug_port, pvpanic};
+use squib_devices::{cmos, debug_exit, debug_port, pvpanic};
 
 use crate::console::Console;
 use crate::device::{Action, Device, bytes_from, each_byte};
@@ -99,9 +99,13 @@ pub(crate) struct CmosClock {
 }
 
 impl CmosClock {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let registers = Mutex::new(Rtc::new(clock.now_ns(), clock.unix_ns()));
-        Self { clock, registers }
+    /// With the sizes of memory and the number of processors where firmware looks for them.
+    pub(crate) fn new(clock: Arc<dyn Clock>, memory_size: u64, vcpus: u32) -> Self {
+        let mut registers = Rtc::new(clock.now_ns(), clock.unix_ns());
+        for (index, value) in cmos::contents(memory_size, vcpus) {
+            registers.set_cmos(index, value);
+        }
+        Self { clock, registers: Mutex::new(registers) }
     }
 }
 

@@ -19,6 +19,7 @@ mod memory_map;
 mod multiboot;
 mod placement;
 mod pvh;
+pub mod rom;
 mod unpack;
 
 use std::borrow::Cow;
@@ -59,6 +60,9 @@ pub enum Protocol {
     Linux64,
     /// Multiboot 1: 32-bit protected mode, the information structure in EBX.
     Multiboot,
+    /// None: the image is a ROM, which the processor enters as after reset. Never chosen unasked, and for memory that
+    /// has its [`rom::range`].
+    Firmware,
     /// No protocol at all: the image is copied to an address and entered there. Never chosen unasked.
     Flat(Flat),
 }
@@ -68,9 +72,10 @@ pub enum Protocol {
 pub struct BootSource<'a> {
     /// The kernel or program image.
     pub kernel: &'a [u8],
-    /// Initial RAM disk, which is the first and only module for multiboot. Not for [`Protocol::Flat`].
+    /// Initial RAM disk, which is the first and only module for multiboot. Not for [`Protocol::Flat`] and
+    /// [`Protocol::Firmware`].
     pub initrd: Option<&'a [u8]>,
-    /// Kernel command line, passed on byte for byte. Not for [`Protocol::Flat`].
+    /// Kernel command line, passed on byte for byte. Not for [`Protocol::Flat`] and [`Protocol::Firmware`].
     pub command_line: &'a str,
     /// The protocol; `None` takes PVH where the image has its note, else multiboot where it has that header,
     /// else the 64-bit boot protocol.
@@ -170,11 +175,12 @@ pub fn detect(image: &[u8]) -> Result<ImageKind> {
 /// [`ErrorCode::CommandLine`] for one that is too long or holds a NUL, and [`ErrorCode::InvalidArgument`] for
 /// options that do not go together or `reserved` ranges that overlap.
 pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> {
-    let memory_map = MemoryMap::new(memory, source.reserved)?;
+    let reserved: Vec<_> = source.reserved.iter().copied().chain(rom::reserved(source)?).collect();
+    let memory_map = MemoryMap::new(memory, &reserved)?;
     let kernel = Kernel::open(source, memory.size())?;
     let (protocol, executable) = choose(&kernel, source)?;
     let mut placer = match protocol {
-        Protocol::Flat(_) => Placer::for_flat(memory, &memory_map, source.reserved),
+        Protocol::Flat(_) | Protocol::Firmware => Placer::for_flat(memory, &memory_map, source.reserved),
         Protocol::Pvh | Protocol::Linux64 | Protocol::Multiboot => Placer::new(memory, &memory_map),
     };
     executable.load(&mut placer)?;
@@ -182,6 +188,7 @@ pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> 
         Protocol::Pvh => pvh::load(&mut placer, &memory_map, source, &kernel, &executable)?,
         Protocol::Linux64 => linux64::load(&mut placer, &memory_map, source, &kernel, &executable)?,
         Protocol::Multiboot => multiboot::load(&mut placer, &memory_map, source, &executable)?,
+        Protocol::Firmware => rom::reset(),
         Protocol::Flat(flat) => flat::load(&mut placer, &memory_map, flat)?,
     };
     Ok(BootState {
@@ -207,8 +214,8 @@ struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     /// Unpacks a bzImage to at most `limit` bytes; everything else is taken as it is.
     fn open(source: &BootSource<'a>, limit: u64) -> Result<Self> {
-        let flat = matches!(source.protocol, Some(Protocol::Flat(_)));
-        if flat || detect(source.kernel)? != ImageKind::BzImage {
+        let raw = matches!(source.protocol, Some(Protocol::Flat(_) | Protocol::Firmware));
+        if raw || detect(source.kernel)? != ImageKind::BzImage {
             return Ok(Self { setup: None, image: Cow::Borrowed(source.kernel) });
         }
         let setup = SetupHeader::parse(source.kernel)?;
@@ -236,6 +243,7 @@ fn choose<'k>(kernel: &'k Kernel<'_>, source: &BootSource<'_>) -> Result<(Protoc
     };
     match source.protocol {
         Some(Protocol::Flat(flat)) => Ok((Protocol::Flat(flat), flat::executable(image, source, flat)?)),
+        Some(Protocol::Firmware) => Ok((Protocol::Firmware, rom::executable(image, source)?)),
         Some(Protocol::Multiboot) => Ok((Protocol::Multiboot, multiboot()?)),
         Some(protocol) => Ok((protocol, elf::parse(image)?)),
         None if !image.starts_with(b"\x7fELF") => Ok((Protocol::Multiboot, multiboot()?)),

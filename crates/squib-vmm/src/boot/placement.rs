@@ -13,7 +13,7 @@ use super::memory_map::{MemoryKind, MemoryMap, MemoryMapEntry};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
-    /// A segment of the kernel, or the whole of a flat binary.
+    /// A segment of the kernel, the whole of a flat binary, firmware or its shadow.
     Kernel,
     /// The initial RAM disk.
     Initrd,
