@@ -3,6 +3,8 @@
 //! `npm run bench`, or `cargo run --release -p squib-bench -- [workloads] [exits] [startup] [boot]`
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the tables are the result")]
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod bare_kvm;
 mod boot;
 mod compile;
 mod cpio;

@@ -1,0 +1,67 @@
+//! The least that a monitor on kvm-ioctls does for an exit: what squib's exits are measured against.
+#![allow(unsafe_code, reason = "the bare loop hands its memory to KVM itself")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use squib_core::GuestMemory;
+
+use crate::Result;
+use crate::exits::{Access, END, ENTRY, MMIO, PORT};
+
+/// A guest of [`Access`], and the loop that runs it.
+pub(crate) struct Bare {
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: Arc<GuestMemory>,
+}
+
+impl Bare {
+    pub(crate) fn new(access: &Access) -> Result<Self> {
+        let memory = GuestMemory::new(MMIO / 2)?;
+        memory.write(ENTRY, access.code)?;
+        let vm = Kvm::new()?.create_vm()?;
+        let region = memory.regions().first().ok_or("guest memory has a region")?;
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: region.len(),
+            userspace_addr: region.host_ptr() as u64,
+        };
+        // SAFETY: the memory lives as long as the VM, and nobody borrows it.
+        unsafe { vm.set_user_memory_region(slot) }?;
+        let vcpu = vm.create_vcpu(0)?;
+        Ok(Self { vcpu, _vm: vm, _memory: memory })
+    }
+
+    /// Nanoseconds of one of `count` exits.
+    pub(crate) fn round(&mut self, count: u16) -> Result<f64> {
+        let mut system = self.vcpu.get_sregs()?;
+        (system.cs.base, system.cs.selector, system.ds.base) = (0, 0, MMIO);
+        self.vcpu.set_sregs(&system)?;
+        let mut registers = self.vcpu.get_regs()?;
+        (registers.rip, registers.rcx, registers.rdx, registers.rbx) = (ENTRY, count.into(), PORT, 0);
+        self.vcpu.set_regs(&registers)?;
+        let start = Instant::now();
+        loop {
+            match self.vcpu.run()? {
+                VcpuExit::IoOut(END, _) => break,
+                VcpuExit::IoOut(_, data) | VcpuExit::MmioWrite(_, data) => {
+                    black_box(data);
+                }
+                VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data) => data.fill(0x5a),
+                other => return Err(format!("the guest ended with {other:?}").into()),
+            }
+        }
+        let elapsed = start.elapsed();
+        // The last write is finished before registers are set anew.
+        self.vcpu.set_kvm_immediate_exit(1);
+        let _ = self.vcpu.run();
+        self.vcpu.set_kvm_immediate_exit(0);
+        Ok(elapsed.as_secs_f64() * 1e9 / f64::from(count))
+    }
+}
