@@ -30,10 +30,15 @@ const PROGRAMS = [
   { package: 'squib-kvm', target: 'squib_kvm', smoke: [] },
   { package: 'squib-kvm', target: 'kvm', smoke: [] },
   { package: 'squib-kvm', target: 'no_alloc', smoke: [] },
+  { package: 'squib-kvm', target: 'debug', smoke: [] },
   { package: 'squib-kvm', target: 'leaks' },
   { package: 'squib-guests', target: 'backends' },
   { package: 'squib-vmm', target: 'backends' },
-  { package: 'squib-vmm', target: 'linux', smoke: ['6_12_with_two_vcpus_and_a_split', '6_1_with_one_vcpu_and_a_full'] },
+  {
+    package: 'squib-vmm',
+    target: 'linux',
+    smoke: ['6_12_with_two_vcpus_and_a_split', '6_1_with_one_vcpu_and_a_full'],
+  },
 ].filter(({ smoke }) => smoke !== undefined || !options.smoke);
 /** The TypeScript tests that have something to do with a backend. */
 const JEST = ['exits', 'devices', 'machine', 'memory'];
@@ -57,7 +62,14 @@ function run(command, args, settings = {}) {
 /** Builds the test programs, and returns the path of each. */
 function build() {
   const packages = new Set(PROGRAMS.map(({ package: name }) => `--package=${name}`));
-  const args = ['test', '--locked', '--no-run', '--message-format=json', ...packages];
+  const args = [
+    'test',
+    '--locked',
+    '--no-run',
+    '--message-format=json',
+    '--features=squib-kvm/gdb',
+    ...packages,
+  ];
   const { status, stdout } = run('cargo', args, { stdio: ['ignore', 'pipe', 'inherit'] });
   if (status !== 0) process.exit(1);
   const built = stdout
@@ -120,13 +132,17 @@ function lastLine(text) {
   return text?.trim().split('\n').at(-1) || 'it says nothing';
 }
 
-const direct = run('cargo', ['run', '--quiet', '--locked', '-p', 'squib-kvm', '--example', 'probe']).status === 0;
+const direct =
+  run('cargo', ['run', '--quiet', '--locked', '-p', 'squib-kvm', '--example', 'probe']).status === 0;
 if (!direct) prepare();
 const commands = script(build());
 const [program, args] = direct
   ? ['sh', ['-c', commands]]
   : [runner, ['--share', '--smp', '2', '-m', '3072', '-t', `${LIMIT}`, '--', 'sh', '-c', commands]];
-const { status, stdout } = run(program, args, { stdio: ['ignore', 'pipe', 'inherit'], timeout: (LIMIT + 60) * 1000 });
+const { status, stdout } = run(program, args, {
+  stdio: ['ignore', 'pipe', 'inherit'],
+  timeout: (LIMIT + 60) * 1000,
+});
 process.stdout.write(stdout);
 const { passed, failed } = count(stdout);
 if (status !== 0) console.error(`the rig ended with status ${status}`);

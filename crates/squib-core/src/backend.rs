@@ -126,6 +126,17 @@ pub struct VmConfig {
     pub waker: Arc<dyn Waker>,
 }
 
+/// What stops a vCPU for a debugger, as [`VmExit::Debug`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DebugStops {
+    /// After each instruction.
+    pub step: bool,
+    /// Before the instruction at each of these linear addresses. To go on from one, a debugger takes it away and steps.
+    pub breakpoints: [Option<u64>; 4],
+    /// At breakpoint instructions (`INT3` on x86), which are the debugger's then and not the guest's.
+    pub instructions: bool,
+}
+
 /// A way to run guests.
 pub trait HypervisorBackend: Send + Sync {
     /// Which one this is.
@@ -242,6 +253,15 @@ pub trait Vcpu: Send {
     /// [`ErrorCode::Unsupported`] by default.
     fn inject_nmi(&mut self) -> Result<()> {
         Err(unsupported("NMI injection"))
+    }
+
+    /// Sets what stops the vCPU for a debugger; the default stops it nowhere. The guest does not see its own debug
+    /// registers' breakpoints while there are some here.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] by default.
+    fn set_debug_stops(&mut self, _stops: &DebugStops) -> Result<()> {
+        Err(unsupported("stops for a debugger"))
     }
 
     /// The x86 face of this vCPU.

@@ -11,8 +11,8 @@ pub mod memory;
 pub mod x86;
 
 pub use backend::{
-    BackendCapabilities, BackendKind, CancelHandle, DirtyTracking, ExitSet, HypervisorBackend, IrqchipKind,
-    Vcpu, Vm, VmConfig,
+    BackendCapabilities, BackendKind, CancelHandle, DebugStops, DirtyTracking, ExitSet, HypervisorBackend,
+    IrqchipKind, Vcpu, Vm, VmConfig,
 };
 pub use error::{Error, ErrorCode, Result};
 pub use exit::{DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit};

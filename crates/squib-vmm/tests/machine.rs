@@ -23,15 +23,19 @@ struct Fake {
     capabilities: BackendCapabilities,
     exits: Vec<VmExit>,
     lines: Lines,
+    messages: Messages,
 }
 
 /// Interrupt line changes.
 type Lines = Arc<Mutex<Vec<(u32, bool)>>>;
+/// Message-signalled interrupts: address and data.
+type Messages = Arc<Mutex<Vec<(u64, u32)>>>;
 
 struct FakeVm {
     memory: Arc<GuestMemory>,
     exits: Vec<VmExit>,
     lines: Lines,
+    messages: Messages,
 }
 
 struct FakeVcpu {
@@ -44,8 +48,9 @@ struct FakeVcpu {
 impl Fake {
     fn new(exits: impl IntoIterator<Item = VmExit>) -> Self {
         let mut capabilities = BackendCapabilities::new(ExitSet::of(&ExitKind::ALL), 64);
-        capabilities.irqchips = &[IrqchipKind::Full];
-        Self { capabilities, exits: exits.into_iter().collect(), lines: Lines::default() }
+        capabilities.irqchips = &[IrqchipKind::Full, IrqchipKind::Split];
+        let exits = exits.into_iter().collect();
+        Self { capabilities, exits, lines: Lines::default(), messages: Messages::default() }
     }
 
     fn machine(&self) -> Machine {
@@ -80,8 +85,8 @@ impl HypervisorBackend for Fake {
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
-        let (memory, exits, lines) = (config.memory.clone(), self.exits.clone(), self.lines.clone());
-        Ok(Arc::new(FakeVm { memory, exits, lines }))
+        let (memory, exits) = (config.memory.clone(), self.exits.clone());
+        Ok(Arc::new(FakeVm { memory, exits, lines: self.lines.clone(), messages: self.messages.clone() }))
     }
 }
 
@@ -106,7 +111,8 @@ impl Vm for FakeVm {
         Ok(())
     }
 
-    fn signal_msi(&self, _: u64, _: u32) -> Result<()> {
+    fn signal_msi(&self, address: u64, data: u32) -> Result<()> {
+        self.messages.lock().unwrap().push((address, data));
         Ok(())
     }
 }
@@ -414,4 +420,29 @@ fn the_cmos_clock_shows_the_time() {
     let Target::Device(clock) = mapping.target() else { panic!("the clock is a device") };
     clock.write(0, 1, 0x32).unwrap();
     assert_eq!(clock.read(1, 1).unwrap(), 0x20, "the century, in BCD");
+}
+
+#[test]
+fn with_a_split_irqchip_the_io_apic_is_the_boards() {
+    // Pin 5 becomes level-triggered vector 0x41 of processor 0; then its interrupt ends.
+    let select = |index| store(platform::IO_APIC, &[index, 0, 0, 0]);
+    let window = |value: u32| store(platform::IO_APIC + 0x10, &value.to_le_bytes());
+    let exits = [select(0x1a), window(0x8041), VmExit::Eoi { vector: 0x41 }];
+    let backend = Fake::new(exits);
+    let config = MachineConfig { irqchip: IrqchipKind::Split, ..config(&[0xf4]) };
+    let machine = Machine::new(&backend, config).unwrap();
+    machine.set_irq_line(5, true).unwrap();
+    assert!(backend.messages.lock().unwrap().is_empty(), "all pins are masked at first");
+    assert!(matches!(run(&machine), Ok(Stop::Exit(VmExit::Unknown { .. }))));
+    let message = (0xfee0_0000, 0xc041);
+    assert_eq!(*backend.messages.lock().unwrap(), [message, message], "once unmasked, once after its end");
+    assert!(backend.lines.lock().unwrap().is_empty());
+    assert_eq!(machine.set_irq_line(24, true).unwrap_err().code(), ErrorCode::IrqLine);
+}
+
+#[test]
+fn a_machine_without_local_apics_is_none() {
+    let config = MachineConfig { irqchip: IrqchipKind::None, ..config(&[0xf4]) };
+    let error = Machine::new(&Fake::new([]), config).map(|_| ()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unsupported);
 }

@@ -135,6 +135,7 @@ fn capabilities(kvm: &Kvm, host: &Host) -> BackendCapabilities {
     optional(host.hypercall_exits, &[ExitKind::Hypercall]);
     optional(host.msr_exits, &[ExitKind::MsrRead, ExitKind::MsrWrite]);
     optional(split, &[ExitKind::Eoi]);
+    optional(cfg!(feature = "gdb") && kvm.check_extension(Cap::SetGuestDebug), &[ExitKind::Debug]);
     optional(kvm.check_extension(Cap::MemoryFaultInfo), &[ExitKind::MemoryFault]);
     let mut capabilities = BackendCapabilities::new(ExitSet::of(&exits), host.max_vcpus);
     capabilities.dirty_tracking = DirtyTracking::Bitmap;

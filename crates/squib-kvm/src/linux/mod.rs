@@ -4,6 +4,8 @@
 mod backend;
 mod cancel;
 mod cpuid;
+#[cfg(feature = "gdb")]
+mod debug;
 mod dirty;
 mod errors;
 mod exits;

@@ -161,6 +161,11 @@ impl Vcpu for KvmVcpu {
         Ok(())
     }
 
+    #[cfg(feature = "gdb")]
+    fn set_debug_stops(&mut self, stops: &squib_core::DebugStops) -> Result<()> {
+        self.stop_for_debugger(stops)
+    }
+
     fn x86(&mut self) -> Result<&mut dyn X86State> {
         Ok(self)
     }

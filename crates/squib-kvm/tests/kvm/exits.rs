@@ -49,6 +49,22 @@ fn faults_reach_the_guests_handlers() {
     assert_eq!(guest.registers().rbx, CODE, "UD2 faults at itself");
 }
 
+/// Without a local APIC in the kernel a lower CR8 leaves it (`KVM_EXIT_SET_TPR`), and is nobody's business.
+#[test]
+fn a_lower_task_priority_goes_unnoticed() {
+    let Some(kvm) = backend() else { return };
+    let mut guest = Guest::long(&kvm, |a| {
+        for priority in [9_u32, 3, 1] {
+            a.mov(eax, priority)?;
+            a.mov(cr8, rax)?;
+        }
+        a.mov(rbx, cr8)?;
+        a.hlt()
+    });
+    assert_hlt(&guest.resume());
+    assert_eq!(guest.registers().rbx, 1);
+}
+
 fn msr_guest(kvm: &squib_kvm::KvmBackend) -> Option<Guest> {
     if !kvm.capabilities().exits.contains(ExitKind::MsrRead) {
         skip("exits for model-specific registers", "this KVM has no X86_USER_SPACE_MSR");
