@@ -152,6 +152,18 @@ describe.each(usableBackends())('a machine on %s', (backend) => {
     expect((await run).kind).toBe('powerOff');
   });
 
+  test('the I/O APIC can be on the board, where the backend has the local ones alone', async () => {
+    if (!backendCapabilities(backend).irqchips.includes('split')) {
+      expect(await codeOfAsync(hello({ irqchip: 'split' }))).toBe('ERR_UNSUPPORTED');
+      return;
+    }
+    await using machine = await hello({ irqchip: 'split' });
+    const run = machine.run();
+    await machine.console.write('q');
+    expect((await run).kind).toBe('powerOff');
+    expect(machine.stats.devices.map(({ name }) => name)).toContain('I/O APIC');
+  });
+
   test('a device that closes its machine', async () => {
     const machine = await hello({
       devices: [{ at: { port: LINE_PORT, length: 1 }, device: { read: closeAndAnswer } }],
@@ -262,6 +274,8 @@ describe('bad input', () => {
     ['no vCPUs', { cpus: 0 }, 'ERR_VCPU_COUNT'],
     ['33 vCPUs', { cpus: 33 }, 'ERR_VCPU_COUNT'],
     ['half a vCPU', { cpus: 1.5 }, 'ERR_INVALID_ARGUMENT'],
+    ['interrupt controllers that do not exist', { irqchip: 'none' }, 'ERR_UNSUPPORTED'],
+    ['interrupt controllers of no kind', { irqchip: 'half' }, 'ERR_INVALID_ARGUMENT'],
     ['a backend that does not exist', { backend: 'qemu' }, 'ERR_INVALID_ARGUMENT'],
     ['a CPU model that does not exist', { backend: 'soft', cpu: 'pentium' }, 'ERR_INVALID_ARGUMENT'],
     ['a CPU feature that does not exist', { backend: 'soft', cpu: 'v2,+turbo' }, 'ERR_INVALID_ARGUMENT'],

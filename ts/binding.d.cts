@@ -309,6 +309,8 @@ export interface MachineParts {
   cpus: number
   /** Their model. */
   cpu?: string
+  /** Interrupt controllers inside the backend. */
+  irqchip: IrqchipKind
   /** Kernel, program or firmware image. */
   kernel: Uint8Array
   /** The image is firmware, which is entered at the reset vector. */

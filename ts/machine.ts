@@ -38,6 +38,12 @@ export interface MachineOptions {
   readonly cpus?: number | undefined;
   /** Which CPU the guest sees; see {@link CpuModel}. */
   readonly cpu?: CpuModel | undefined;
+  /**
+   * Where the interrupt controllers are: `full`, the default, inside the backend; `split`, only the local APICs there and an
+   * I/O APIC on the board, with neither an 8259 nor an 8254. `ERR_UNSUPPORTED` where the backend has not these; see
+   * {@link backendCapabilities}.
+   */
+  readonly irqchip?: 'full' | 'split' | undefined;
   /** Which backend runs it. `auto`, the default, takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice | undefined;
   /** Whether the board has the device that kvm-unit-tests look for (QEMU's `pc-testdev`). Default: no. */
@@ -99,18 +105,22 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
   readonly backend: ChosenBackend;
   /** What was loaded. */
   readonly boot: BootReport;
+  /** When it was made, as `performance.now()` had it: where the times in {@link stats} and events begin. */
+  readonly created: number;
 
   private constructor(
     machine: NativeMachine,
     console: MachineConsole,
     devices: DeviceMap,
     backend: ChosenBackend,
+    created: number,
   ) {
     super();
     this.#native = machine;
     this.#devices = devices;
     this.console = console;
     this.backend = backend;
+    this.created = created;
     const memory = guard(() => machine.memory());
     this.memory = new Memory(memory, devices.check);
     this.boot = guard(() => machine.boot());
@@ -132,6 +142,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       memory = '256M',
       cpus = 1,
       cpu,
+      irqchip = 'full',
       backend = 'auto',
       devices = [],
     } = options;
@@ -140,6 +151,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     const parts = {
       memory: byteSize(memory),
       cpus: u32(cpus, 'the number of vCPUs'),
+      irqchip,
       kernel: await (kernel === undefined ? imageBytes(firmware, 'firmware') : imageBytes(kernel, 'kernel')),
       firmware: firmware !== undefined,
       testDevice,
@@ -152,12 +164,13 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
     const { record, dispatch } = map.table;
     const listener: { console?: MachineConsole } = {};
     const notify = (event: number) => listener.console?.notify(event);
+    const now = performance.now();
     const created = await guard(() =>
       native().createMachine(chosen.backend, parts, record, dispatch, notify),
     );
     if ('code' in created) throw toSquibError(created);
     listener.console = new MachineConsole(created, (bytes) => machine.#printed(bytes));
-    const machine = new Machine(created, listener.console, map, chosen);
+    const machine = new Machine(created, listener.console, map, chosen, now);
     try {
       for (const { at, device } of devices) machine.map(at, device);
     } catch (error) {

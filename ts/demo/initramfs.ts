@@ -41,6 +41,7 @@ greet "busybox $(busybox | head -n 1 | cut -d ' ' -f 2)"
 if grep -q ${SCRIPT_MODE} /proc/cmdline; then
   poweroff -f
 fi
+stty -F /dev/ttyS0 rows "\${LINES:-24}" cols "\${COLUMNS:-80}"
 echo
 echo 'A shell of busybox. Try: greet YOUR-NAME, dmesg, top, poweroff -f'
 cd

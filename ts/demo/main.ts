@@ -64,7 +64,6 @@ export async function demo(argv: readonly string[]): Promise<number> {
   const guest = await chooseGuest(args, timeline);
   timeline.mark('kernel and userland at hand');
   await using machine = await Machine.create(guest.options);
-  const created = timeline.now();
   timeline.mark(`machine built, ${guest.title} loaded`);
   say(`${guest.title} on the ${machine.backend.backend} backend (${machine.backend.reason})`);
   if (args.interactive && ESCAPE !== undefined)
@@ -73,8 +72,9 @@ export async function demo(argv: readonly string[]): Promise<number> {
   const outcome = args.interactive ? await interact(machine) : await runAlone(machine, guest.typed);
   timeline.mark(`the guest ended: ${outcome.kind}`);
   const { firstOutputMs, userspaceMs } = machine.stats;
-  if (firstOutputMs !== undefined) timeline.mark('first output', created + firstOutputMs);
-  if (userspaceMs !== undefined) timeline.mark('user space: the first process runs', created + userspaceMs);
+  if (firstOutputMs !== undefined) timeline.mark('first output', machine.created + firstOutputMs);
+  if (userspaceMs !== undefined)
+    timeline.mark('user space: the first process runs', machine.created + userspaceMs);
   process.stdout.write(`\nboot timeline\n${timeline}\n`);
   return args.interactive && outcome.kind === 'aborted' ? 0 : outcome.status;
 }
@@ -108,10 +108,18 @@ async function runAlone(machine: Machine, typed: string): Promise<Outcome> {
   return await run;
 }
 
+/** What the guest's shell has to know of the user's terminal. Linux hands such words to its first process as environment. */
+function terminalWords(): string {
+  const { columns = 80, rows = 24 } = process.stdout;
+  const term = process.env['TERM'] ?? '';
+  const known = /^[\w.+-]+$/.test(term) ? `TERM=${term} ` : '';
+  return `${known}LINES=${rows} COLUMNS=${columns}`;
+}
+
 async function chooseGuest(args: DemoArguments, timeline: Timeline): Promise<Guest> {
   const greeted = (name: string) => timeline.mark(`the guest used the TypeScript device: ${name}`);
   const linux = {
-    cmdline: defaultCommandLine(args.interactive ? '' : SCRIPT_MODE),
+    cmdline: defaultCommandLine(args.interactive ? terminalWords() : SCRIPT_MODE),
     backend: args.backend,
     devices: [{ at: GREETER_AT, device: greeter(greeted) }],
   };

@@ -5,14 +5,9 @@ export class Timeline {
   readonly #start = performance.now();
   readonly #moments: [milliseconds: number, what: string][] = [];
 
-  /** Now, in milliseconds since the start. */
-  now(): number {
-    return performance.now() - this.#start;
-  }
-
-  /** Notes that something happens now, or happened then. */
-  mark(what: string, at: number = this.now()): void {
-    this.#moments.push([at, what]);
+  /** Notes that something happens now, or happened at `moment` of `performance.now()`. */
+  mark(what: string, moment: number = performance.now()): void {
+    this.#moments.push([moment - this.#start, what]);
   }
 
   /** As lines of text, in order of time. */

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use napi::bindgen_prelude::{BigInt, Either, FunctionRef, Object, Uint8Array, Uint32Array};
 use napi::{Env, JsDeferred};
 use napi_derive::napi;
-use squib_core::{Clock, Error, ErrorCode, IrqchipKind, VmExit};
+use squib_core::{Clock, Error, ErrorCode, IrqchipKind, VmExit, Waker};
 use squib_vmm::boot::{BootSource, Protocol};
-use squib_vmm::host::{StdClock, ThreadHost, ThreadWaker};
+use squib_vmm::host::{StdClock, ThreadHost, ThreadWaker, keep_time};
 use squib_vmm::stats::DeviceCount;
 use squib_vmm::{Machine, MachineConfig, Outcome, Stop};
 
-use crate::backends::{JsBackendKind, open};
+use crate::backends::{JsBackendKind, JsIrqchipKind, open};
 use crate::console::{Bell, Listener};
 use crate::error::{ErrorValue, Result, node_api, refuse, thrown};
 use crate::exit::JsExit;
@@ -35,6 +35,8 @@ pub struct MachineParts {
     pub cpus: u32,
     /// Their model.
     pub cpu: Option<String>,
+    /// Interrupt controllers inside the backend.
+    pub irqchip: JsIrqchipKind,
     /// Kernel, program or firmware image.
     pub kernel: Uint8Array,
     /// The image is firmware, which is entered at the reset vector.
@@ -184,7 +186,8 @@ pub fn create_machine<'env>(
     let memory = whole(parts.memory, ErrorCode::MemorySize)?;
     // Copied on this thread: JavaScript may change its own bytes at any time.
     let (kernel, initrd) = (parts.kernel.to_vec(), parts.initrd.map(|bytes| bytes.to_vec()));
-    let (cpus, cpu, command_line) = (parts.cpus, parts.cpu, parts.command_line);
+    let (cpus, irqchip) = (parts.cpus, parts.irqchip.into());
+    let (cpu, command_line) = (parts.cpu, parts.command_line);
     let (firmware, test_device) = (parts.firmware == Some(true), parts.test_device == Some(true));
     let bell = Bell::new(env, console)?;
     let (deferred, promise): (JsDeferred<Created, Settle<Created>>, _) =
@@ -197,7 +200,7 @@ pub fn create_machine<'env>(
             ..BootSource::new(&kernel)
         };
         let built = guarded(|| {
-            let shared = build(&backend, cpu.as_deref(), memory, cpus, boot, bell)?;
+            let shared = build(&backend, cpu.as_deref(), memory, cpus, irqchip, boot, bell)?;
             if test_device {
                 shared.machine.add_test_device()?;
             }
@@ -222,6 +225,7 @@ fn build(
     cpu: Option<&str>,
     memory_size: u64,
     vcpus: u32,
+    irqchip: IrqchipKind,
     boot: BootSource<'_>,
     bell: Arc<Bell>,
 ) -> squib_core::Result<Arc<Shared>> {
@@ -230,7 +234,7 @@ fn build(
     let config = MachineConfig {
         memory_size,
         vcpus,
-        irqchip: IrqchipKind::Full,
+        irqchip,
         boot,
         clock: clock.clone(),
         waker: waker.clone(),
@@ -297,13 +301,28 @@ impl Run {
             }
             Ok(_) => {}
         }
-        if !self.stopping.swap(true, Ordering::AcqRel) {
-            machine.cancel();
-        }
+        self.stop();
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let end = std::mem::take(&mut *state);
             drop(state);
             self.settle(end);
+        }
+    }
+
+    /// Makes all threads of this run come back.
+    fn stop(&self) {
+        if !self.stopping.swap(true, Ordering::AcqRel) {
+            self.shared.machine.cancel();
+            self.shared.waker.wake();
+        }
+    }
+
+    /// Keeps the board's own timers, until the run ends.
+    fn keep_time(&self) {
+        let Shared { machine, clock, waker, .. } = &*self.shared;
+        if let Err(error) = guarded(|| keep_time(machine, &**clock, waker, || !self.is_stopping())) {
+            self.end.lock().unwrap_or_else(PoisonError::into_inner).error.get_or_insert(error);
+            self.stop();
         }
     }
 
@@ -366,6 +385,8 @@ impl NativeMachine {
                 stopping: AtomicBool::new(false),
                 end: Mutex::new(end),
             });
+            let timekeeper = run.clone();
+            spawn("squib-time".into(), move || timekeeper.keep_time())?;
             for (id, mailbox) in (0..).zip(&shared.mailboxes) {
                 let wait = ThreadHost::new(shared.clock.clone(), shared.waker.clone());
                 let mut host = self.dispatch.threaded(id, mailbox.clone(), Some(wait));

@@ -71,7 +71,7 @@ fn dsdt() -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let devices = [
         device("COM1", &EISAName::new("PNP0501"), platform::COM1, 8, Some(platform::COM1_IRQ)),
-        device("RTC_", &EISAName::new("PNP0B00"), platform::RTC, 2, None),
+        device("RTC_", &EISAName::new("PNP0B00"), platform::RTC, 2, Some(platform::RTC_IRQ)),
         device("PEVT", &"QEMU0001", platform::PVPANIC, 1, None),
     ];
     dsdt.append_slice(&bytes_of(&Scope::new("_SB_".into(), devices.iter().map(|d| d as &dyn Aml).collect())));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use squib_core::{Clock, Entropy, Error, ErrorCode, Result, Waker};
 
 use crate::device::{Action, Host, Idle};
+use crate::machine::Machine;
 
 /// The host's monotonic and wall clocks.
 pub struct StdClock(Instant);
@@ -105,6 +106,29 @@ impl ThreadHost {
     }
 }
 
+fn until(deadline_ns: Option<u64>, clock: &dyn Clock) -> Option<Duration> {
+    deadline_ns.map(|at| Duration::from_nanos(at.saturating_sub(clock.now_ns())))
+}
+
+/// Calls [`Machine::tick`] when it is due, on this thread, while `wanted` says so; it is asked again whenever `waker` is
+/// called. Clock and waker are the machine's.
+///
+/// # Errors
+/// Those of [`Machine::tick`].
+pub fn keep_time(
+    machine: &Machine,
+    clock: &dyn Clock,
+    waker: &ThreadWaker,
+    wanted: impl Fn() -> bool,
+) -> Result<()> {
+    let mut seen = 0;
+    while wanted() {
+        let deadline = machine.tick()?;
+        seen = waker.wait(seen, until(deadline, clock));
+    }
+    Ok(())
+}
+
 fn no_such_device<T>(device: u32) -> Result<T> {
     Err(Error::new(ErrorCode::DeviceFailed, format!("nobody answers for external device {device}")))
 }
@@ -119,8 +143,7 @@ impl Host for ThreadHost {
     }
 
     fn idle(&mut self, deadline_ns: Option<u64>) -> Idle {
-        let limit = deadline_ns.map(|at| Duration::from_nanos(at.saturating_sub(self.clock.now_ns())));
-        self.seen = self.waker.wait(self.seen, limit);
+        self.seen = self.waker.wait(self.seen, until(deadline_ns, &*self.clock));
         Idle::Resume
     }
 }

@@ -6,6 +6,7 @@
 mod acpi;
 pub mod boot;
 pub mod bus;
+mod cmos;
 pub mod console;
 pub mod device;
 mod firmware;

@@ -12,12 +12,13 @@ use squib_devices::{acpi_pm, i8042, ioapic, rtc, uart};
 
 use crate::boot::{self, BootInfo, BootSource, Protocol, rom};
 use crate::bus::{Bus, Target};
+use crate::cmos::CmosClock;
 use crate::console::{Console, ConsoleListener};
 use crate::device::{Device, Host};
 use crate::io_apic::IoApic;
-use crate::irq::Lines;
+use crate::irq::{IrqLine, Lines};
 use crate::outcome::Outcome;
-use crate::ports::{CmosClock, DebugConsole, DebugExit, KeyboardController, PowerControl, Pvpanic};
+use crate::ports::{DebugConsole, DebugExit, KeyboardController, PowerControl, Pvpanic};
 use crate::run::{Stop, Unclaimed, VcpuLoop};
 use crate::stats::{Stats, device_counts};
 use crate::vcpu::SharedVcpu;
@@ -39,7 +40,8 @@ pub struct MachineConfig<'a> {
     pub boot: BootSource<'a>,
     /// Time for timers and statistics.
     pub clock: Arc<dyn Clock>,
-    /// Called when a halted vCPU has something to do; whoever implements [`Host::idle`] waits for it.
+    /// Called when a halted vCPU has something to do, and when [`Machine::tick`] is due at another time than it said;
+    /// whoever implements [`Host::idle`], and whoever calls `tick`, waits for it.
     pub waker: Arc<dyn Waker>,
     /// Told of console output; `()` where it is polled.
     pub console: Box<dyn ConsoleListener>,
@@ -57,6 +59,7 @@ pub struct Machine {
     vcpus: Box<[SharedVcpu]>,
     console: Arc<Console>,
     pvpanic: Arc<Pvpanic>,
+    cmos: Arc<CmosClock>,
     boot: BootInfo,
     created_ns: u64,
     outcome: Mutex<Option<Outcome>>,
@@ -97,15 +100,17 @@ impl Machine {
             memory: ram.clone(),
             irqchip: config.irqchip,
             clock: config.clock.clone(),
-            waker: config.waker,
+            waker: config.waker.clone(),
         })?;
         let io_apic = (config.irqchip == IrqchipKind::Split).then(|| Arc::new(IoApic::new(vm.clone())));
         let lines = io_apic.clone().map_or_else(|| Lines::Backend(vm.clone()), Lines::Board);
         let console =
             Arc::new(Console::new(lines.clone(), platform::COM1_IRQ, config.clock.clone(), config.console));
         let pvpanic = Arc::new(Pvpanic::default());
-        let cmos = CmosClock::new(config.clock, config.memory_size, config.vcpus);
-        let ports = ports(&console, &pvpanic, cmos, config.boot.protocol)?;
+        let irq = IrqLine::new(lines.clone(), platform::RTC_IRQ);
+        let cmos =
+            Arc::new(CmosClock::new(config.clock, config.waker, irq, config.memory_size, config.vcpus));
+        let ports = ports(&console, &pvpanic, &cmos, config.boot.protocol)?;
         let memory = memory(&ram, io_apic.clone())?;
         let vcpu = |id| {
             let vcpu = VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform);
@@ -118,7 +123,7 @@ impl Machine {
         }
         let vcpus = vcpus.into_iter().map(SharedVcpu::new).collect();
         let (boot, outcome) = (start.info, Mutex::new(None));
-        Ok(Self { vm, lines, ports, memory, vcpus, console, pvpanic, boot, created_ns, outcome })
+        Ok(Self { vm, lines, ports, memory, vcpus, console, pvpanic, cmos, boot, created_ns, outcome })
     }
 
     /// Runs vCPU `id` on this thread until something happens that the board does not settle. When that ends the
@@ -138,6 +143,16 @@ impl Machine {
             self.end(outcome);
         }
         Ok(stop)
+    }
+
+    /// Makes happen what is due of the board's own timers, which no vCPU waits for: the CMOS clock's interrupts. Returns when
+    /// the next is due, on [`MachineConfig::clock`]; `None` for never, as long as [`MachineConfig::waker`] is not called.
+    /// Any thread; [`host::keep_time`](crate::host::keep_time) calls it in time.
+    ///
+    /// # Errors
+    /// What the backend says to an interrupt.
+    pub fn tick(&self) -> Result<Option<u64>> {
+        self.cmos.tick()
     }
 
     /// Ends the machine as `outcome` says, unless it has ended already, and cancels its vCPUs.
@@ -259,7 +274,7 @@ fn with_rom(size: u64, len: usize) -> Result<Arc<GuestMemory>> {
 fn ports(
     console: &Arc<Console>,
     pvpanic: &Arc<Pvpanic>,
-    cmos: CmosClock,
+    cmos: &Arc<CmosClock>,
     protocol: Option<Protocol>,
 ) -> Result<Arc<Bus>> {
     let bus = Bus::ports();
@@ -281,7 +296,7 @@ fn ports(
         acpi_pm::PORTS.into(),
         Arc::new(PowerControl::default()),
     )?;
-    device("CMOS clock", platform::RTC, rtc::PORTS.into(), Arc::new(cmos))?;
+    device("CMOS clock", platform::RTC, rtc::PORTS.into(), cmos.clone())?;
     let registers = Arc::new(Mutex::default());
     for port in [i8042::PORT_DATA, i8042::PORT_COMMAND, i8042::PORT_SYSTEM_CONTROL] {
         device("8042", port, 1, Arc::new(KeyboardController { registers: registers.clone(), port }))?;

@@ -4,7 +4,7 @@
 //! | ports           | interrupt | what                                                             |
 //! |-----------------|-----------|------------------------------------------------------------------|
 //! | `0x60`, `0x64`, `0x92` |    | 8042 keyboard controller, for its reset line                     |
-//! | `0x70`–`0x71`   |           | CMOS clock, without its alarm                                    |
+//! | `0x70`–`0x71`   | 8         | CMOS clock                                                       |
 //! | `0xe9`, `0x402` |           | debug console: what is written appears on the console; firmware's `0x402` is free for an embedder's device |
 //! | `0xf4`–`0xf7`   |           | debug exit                                                       |
 //! | `0x3f8`–`0x3ff` | 4         | COM1, the console                                                |
@@ -34,8 +34,10 @@ pub use squib_devices::pvpanic::PORT as PVPANIC;
 pub const COM1: u16 = 0x3f8;
 /// COM1's interrupt line.
 pub const COM1_IRQ: u32 = 4;
-/// Interrupt lines that an embedder's device cannot have: the timer's, the cascade's, COM1's.
-pub const BOARD_IRQS: [u32; 3] = [0, 2, COM1_IRQ];
+/// The CMOS clock's interrupt line.
+pub const RTC_IRQ: u32 = 8;
+/// Interrupt lines that an embedder's device cannot have: the timer's, the cascade's, COM1's, the clock's.
+pub const BOARD_IRQS: [u32; 4] = [0, 2, COM1_IRQ, RTC_IRQ];
 /// CMOS index port; the data port follows.
 pub const RTC: u16 = 0x70;
 /// Debug consoles.

@@ -3,12 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use squib_core::{Clock, Result};
+use squib_core::Result;
 use squib_devices::acpi_pm::{AcpiPm, PowerAction};
 use squib_devices::i8042::{I8042, I8042Action};
 use squib_devices::pvpanic::PanicEvent;
-use squib_devices::rtc::Rtc;
-use squib_devices::{cmos, debug_exit, debug_port, pvpanic};
+use squib_devices::{debug_exit, debug_port, pvpanic};
 
 use crate::console::Console;
 use crate::device::{Action, Device, bytes_from, each_byte};
@@ -89,37 +88,6 @@ impl Device for KeyboardController {
             Some(I8042Action::Reset) => Action::Reset,
             Some(I8042Action::A20(_)) | None => Action::Continue,
         })
-    }
-}
-
-/// The CMOS clock. Its alarm is not wired: Linux keeps its own time, and reads this clock once.
-pub(crate) struct CmosClock {
-    clock: Arc<dyn Clock>,
-    registers: Mutex<Rtc>,
-}
-
-impl CmosClock {
-    /// With the sizes of memory and the number of processors where firmware looks for them.
-    pub(crate) fn new(clock: Arc<dyn Clock>, memory_size: u64, vcpus: u32) -> Self {
-        let mut registers = Rtc::new(clock.now_ns(), clock.unix_ns());
-        for (index, value) in cmos::contents(memory_size, vcpus) {
-            registers.set_cmos(index, value);
-        }
-        Self { clock, registers: Mutex::new(registers) }
-    }
-}
-
-impl Device for CmosClock {
-    fn read(&self, offset: u64, width: u8) -> Result<u64> {
-        let mut registers = lock(&self.registers);
-        Ok(bytes_from(offset, width, |at| registers.read(at as u16, self.clock.now_ns())))
-    }
-
-    fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
-        let mut registers = lock(&self.registers);
-        each_byte(offset, width, value)
-            .for_each(|(at, byte)| registers.write(at as u16, byte, self.clock.now_ns()));
-        Ok(Action::Continue)
     }
 }
 

@@ -3,17 +3,18 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use squib_core::backend::Vm;
 use squib_core::x86::{CpuidResult, DebugRegisters, PendingEvents, Registers, SystemRegisters, X86State};
 use squib_core::{
-    BackendCapabilities, BackendKind, CancelHandle, ErrorCode, ExitKind, ExitSet, GuestMemory,
-    HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry, VmExit,
+    BackendCapabilities, BackendKind, CancelHandle, Clock, ErrorCode, ExitKind, ExitSet, GuestMemory,
+    HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry, VmExit, Waker,
 };
 use squib_vmm::boot::{BootSource, Flat, FlatMode, Protocol};
-use squib_vmm::host::{StdClock, ThreadWaker};
+use squib_vmm::host::{StdClock, ThreadWaker, keep_time};
 use squib_vmm::machine::MAX_VCPUS;
 use squib_vmm::{ConsoleListener, Machine, MachineConfig, Outcome, Stop, Target, platform};
 use support::*;
@@ -202,6 +203,70 @@ fn the_first_vcpu_is_at_the_entry_and_the_tables_are_in_memory() {
     assert_ne!(machine.ram().read_array(0xf_fff0).unwrap(), [0; 4], "a guest may jump to the reset vector");
     assert_eq!(machine.vcpus().len(), 4);
     assert_eq!(machine.vcpu(4).map(|_| ()).unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+/// A clock that is set by hand.
+#[derive(Default)]
+struct Manual(AtomicU64);
+
+impl Clock for Manual {
+    fn now_ns(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn unix_ns(&self) -> u64 {
+        self.now_ns()
+    }
+}
+
+/// Turns the CMOS clock's periodic interrupt on: 1024 Hz.
+fn periodic() -> [VmExit; 2] {
+    [port_out(0x70, &[0xb]), port_out(0x71, &[0x42])]
+}
+
+#[test]
+fn the_cmos_clock_interrupts_when_it_is_ticked_and_wakes_who_ticks_it() {
+    // The flags are read, which takes the interrupt back.
+    let acknowledge = [port_out(0x70, &[0xc]), port_in(0x71, 1)];
+    let exits = periodic().into_iter().chain([VmExit::Cancelled]).chain(acknowledge);
+    let backend = Fake::new(exits);
+    let (clock, waker) = (Arc::new(Manual::default()), ThreadWaker::new());
+    let config = MachineConfig { clock: clock.clone(), waker: waker.clone(), ..config(&[0xf4]) };
+    let machine = Machine::new(&backend, config).unwrap();
+    let lines = || backend.lines.lock().unwrap().clone();
+    assert_eq!(machine.tick().unwrap(), None);
+    run(&machine).unwrap();
+    assert_eq!(waker.wait(0, Some(Duration::ZERO)), 1, "there is a deadline now");
+    let period = 1_000_000_000 / 1024;
+    let deadline = machine.tick().unwrap().unwrap();
+    assert!((period..=period + 1).contains(&deadline), "{deadline}");
+    assert_eq!(lines(), []);
+    clock.0.store(deadline, Ordering::SeqCst);
+    assert_eq!(machine.tick().unwrap(), None, "raised, and not acknowledged");
+    assert_eq!(lines(), [(8, true)]);
+    run(&machine).unwrap();
+    assert_eq!(lines(), [(8, true), (8, false)]);
+    assert_eq!(waker.wait(1, Some(Duration::ZERO)), 2, "there is another");
+    assert_eq!(machine.set_irq_line(8, true).unwrap_err().code(), ErrorCode::IrqLine);
+}
+
+#[test]
+fn time_is_kept_until_it_is_no_longer_wanted() {
+    let backend = Fake::new(periodic());
+    let (clock, waker) = (StdClock::new(), ThreadWaker::new());
+    let config = MachineConfig { clock: clock.clone(), waker: waker.clone(), ..config(&[0xf4]) };
+    let machine = Machine::new(&backend, config).unwrap();
+    run(&machine).unwrap();
+    let unraised = || backend.lines.lock().unwrap().is_empty();
+    std::thread::scope(|scope| {
+        let keeper = scope.spawn(|| keep_time(&machine, &*clock, &waker, unraised));
+        while unraised() {
+            std::thread::yield_now();
+        }
+        waker.wake();
+        keeper.join().unwrap().unwrap();
+    });
+    assert_eq!(*backend.lines.lock().unwrap(), [(8, true)]);
 }
 
 #[test]

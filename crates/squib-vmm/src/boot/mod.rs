@@ -114,7 +114,7 @@ impl BootState {
     pub fn apply(&self, cpu: &mut dyn X86State) -> Result<()> {
         let apic_base = cpu.system_registers()?.apic_base;
         cpu.set_system_registers(&SystemRegisters { apic_base, ..self.system })?;
-        if !matches!(self.info.protocol, Protocol::Flat(_)) {
+        if !matches!(self.info.protocol, Protocol::Flat(_) | Protocol::Firmware) {
             cpu::set_memory_types(cpu)?;
         }
         cpu.set_registers(&self.registers)
