@@ -95,7 +95,7 @@ function script(programs) {
     const threads = target === 'linux' ? '--test-threads=1' : '--test-threads=4';
     return `echo '== ${name} ${target}'; '${path}' --nocapture ${threads} ${filter.join(' ')}`;
   });
-  const jest = `echo '== TypeScript'; node node_modules/jest/bin/jest.js --testTimeout=120000 ${JEST.join(' ')}`;
+  const jest = `echo '== TypeScript'; node node_modules/jest/bin/jest.js --testTimeout=120000 -t kvm ${JEST.join(' ')}`;
   return [environment, ...rust, ...(options.smoke ? [] : [jest]), 'exit 0'].join('; ');
 }
 
@@ -135,6 +135,7 @@ function lastLine(text) {
 const direct =
   run('cargo', ['run', '--quiet', '--locked', '-p', 'squib-kvm', '--example', 'probe']).status === 0;
 if (!direct) prepare();
+if (!options.smoke) run('node', ['scripts/prepare.mjs'], { stdio: 'inherit' });
 const commands = script(build());
 const [program, args] = direct
   ? ['sh', ['-c', commands]]
