@@ -12,23 +12,33 @@ const fn in_page(addr: u64, size: Size) -> u64 {
     (PAGE - (addr & (PAGE - 1))) / size.bytes()
 }
 
+/// Writes the same element `count` times. The size is a constant, so that compilers write several at once.
+///
+/// # Safety
+/// `host` has `count` elements of guest RAM.
+unsafe fn fill<const SIZE: usize>(host: *mut u8, element: [u8; SIZE], count: u64) {
+    for i in 0..count as usize {
+        // SAFETY: the caller's.
+        unsafe { host.cast::<[u8; SIZE]>().add(i).write(element) };
+    }
+}
+
 impl Cpu {
     /// Fills elements upwards from `addr`, within its page.
     pub(crate) fn fill_page(&mut self, addr: u64, size: Size, value: u64, count: u64) -> u64 {
         let count = count.min(in_page(addr, size));
-        let bytes = count * size.bytes();
         if count == 0 {
             return 0;
         }
         let Some(host) = self.host_for_write(addr, 1) else { return 0 };
-        // SAFETY: `host` begins `bytes` bytes of the same page of RAM.
+        // SAFETY: `host` begins `count` elements of the same page of RAM.
         unsafe {
-            if size == Size::B1 || value == 0 {
-                host.write_bytes(value as u8, bytes as usize);
-            } else {
-                for i in 0..count as usize {
-                    crate::ram::write(host.add(i * size.bytes() as usize), size, value);
-                }
+            match size {
+                Size::B1 => host.write_bytes(value as u8, count as usize),
+                _ if value == 0 => host.write_bytes(0, (count * size.bytes()) as usize),
+                Size::B2 => fill(host, (value as u16).to_le_bytes(), count),
+                Size::B4 => fill(host, (value as u32).to_le_bytes(), count),
+                Size::B8 => fill(host, value.to_le_bytes(), count),
             }
         }
         count

@@ -172,6 +172,9 @@ fn may_stop(i: &Insn) -> bool {
                 | M::Cwd
                 | M::Nop
                 | M::Bt
+                | M::Tzcnt
+                | M::Lzcnt
+                | M::Popcnt
                 | M::Adc
                 | M::Sbb
         )

@@ -231,6 +231,14 @@ handler!(
     /// BSF, BSR of a register
     scan_rr<const REVERSE: bool, const S: u8, const F: bool>(e, o: Simple, F, UNKNOWN) skip 1 =>
         bits::scan(&mut e, REVERSE, size(S), Operand::Reg(o.a), Operand::Reg(o.b)));
+handler!(
+    /// TZCNT, LZCNT of a register
+    count_rr<const LEADING: bool, const S: u8, const F: bool>(e, o: Simple, F, UNKNOWN) skip 1 =>
+        bits::count_zeros(&mut e, LEADING, size(S), Operand::Reg(o.a), Operand::Reg(o.b)));
+handler!(
+    /// POPCNT of a register
+    popcnt_rr<const S: u8, const F: bool>(e, o: Simple, F, UNKNOWN) skip 1 =>
+        bits::count_ones(&mut e, size(S), Operand::Reg(o.a), Operand::Reg(o.b)));
 mem_handler!(
     /// XCHG with memory
     xchg_m<const S: u8>(e, o, mem, true, UNKNOWN) skip 1 => data::xchg(&mut e, size(S), mem, Operand::Reg(o.a)));

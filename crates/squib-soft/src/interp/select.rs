@@ -107,9 +107,9 @@ macro_rules! conditions {
 }
 
 use h::{
-    alu_mi, alu_mr, alu_ri, alu_rm, alu_rr, bswap, bt_ri, bt_rr, cmpxchg_m, extend, imul_rm, imul_rr,
-    imul_rri, jcc, lea, mov_mi, mov_mr, mov_ri, mov_rm, mov_rr, movsx_rm, movsx_rr, movzx_rm, movzx_rr,
-    push_m, set_r, shift_rc, shift_ri, sign_to_dx, unary_m, unary_r, xadd_m, xchg_m,
+    alu_mi, alu_mr, alu_ri, alu_rm, alu_rr, bswap, bt_ri, bt_rr, cmpxchg_m, count_rr, extend, imul_rm,
+    imul_rr, imul_rri, jcc, lea, mov_mi, mov_mr, mov_ri, mov_rm, mov_rr, movsx_rm, movsx_rr, movzx_rm,
+    movzx_rr, popcnt_rr, push_m, set_r, shift_rc, shift_ri, sign_to_dx, unary_m, unary_r, xadd_m, xchg_m,
 };
 
 type BySize = [Handler; 4];
@@ -138,6 +138,9 @@ static IMUL_RM: [BySizeFlags; 2] = both!(sizes_flags, imul_rm);
 static EXTEND: BySize = sizes!(extend,);
 static SIGN_TO_DX: BySize = sizes!(sign_to_dx,);
 static BSWAP: BySize = sizes!(bswap,);
+static TZCNT_RR: BySizeFlags = sizes_flags!(count_rr, false);
+static LZCNT_RR: BySizeFlags = sizes_flags!(count_rr, true);
+static POPCNT_RR: BySizeFlags = sizes_flags!(popcnt_rr,);
 static XCHG_M: [BySize; 2] = both!(sizes, xchg_m);
 static CMPXCHG_M: [BySize; 2] = both!(sizes, cmpxchg_m);
 static XADD_M: [BySize; 2] = both!(sizes, xadd_m);
@@ -374,6 +377,9 @@ pub fn select(i: &Insn, cx: &Context) -> Option<Chosen> {
             };
             builder.regs(handler, a, b)
         }
+        (M::Tzcnt, Operand::Reg(a), Operand::Reg(b)) => builder.regs(TZCNT_RR[s][f], a, b),
+        (M::Lzcnt, Operand::Reg(a), Operand::Reg(b)) => builder.regs(LZCNT_RR[s][f], a, b),
+        (M::Popcnt, Operand::Reg(a), Operand::Reg(b)) => builder.regs(POPCNT_RR[s][f], a, b),
         (M::Xchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XCHG_M[full][s]),
         (M::Cmpxchg, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| CMPXCHG_M[full][s]),
         (M::Xadd, Operand::Mem(m), Operand::Reg(b)) => builder.mem(&m, b, |full| XADD_M[full][s]),
