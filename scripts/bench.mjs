@@ -33,8 +33,4 @@ async function demoGuest() {
 
 const guest = wants('boot') && !given.includes('--kernel') ? await demoGuest() : [];
 run('cargo', ['run', '--release', '--quiet', '-p', 'squib-bench', '--', ...given, ...guest]);
-if (wants('exits')) {
-  run(process.execPath, ['scripts/bench-devices.mjs']);
-  console.log();
-  run('cargo', ['bench', '--quiet', '-p', 'squib-kvm']);
-}
+if (wants('exits')) run(process.execPath, ['scripts/bench-devices.mjs']);
