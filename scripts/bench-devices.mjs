@@ -7,7 +7,7 @@ import { backendCapabilities, Vm } from '../dist/esm/index.js';
 
 const ENTRY = 0x1000;
 const PORT = 0x510;
-const EXITS = { soft: 20_000, kvm: 500 };
+const EXITS = { soft: 60_000, kvm: 2_500 };
 const ROUNDS = 21;
 
 /** in al, dx; loop back; out 0x80, al: the port-read guest of benches/src/exits.rs */
