@@ -48,6 +48,10 @@ bench *args:
 userland:
     npm run userland
 
+# squib's CPU against this machine's: `just conformance --cases-per-form 100`.
+conformance *args:
+    npm run conformance -- {{args}}
+
 # The WebAssembly module, dist/squib.wasm.
 wasm:
     node scripts/build-wasm.mjs

@@ -1,126 +1,64 @@
-//! Many cases, and what came of them.
+//! Many cases on all cores, and what came of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use iced_x86::{Decoder, DecoderOptions};
-use squib_soft::{CpuModel, SoftBackend};
+use iced_x86::Code;
 
+use crate::bench::{Bench, Mismatch, Verdict};
 use crate::case::Case;
-use crate::compare::{Difference, compare};
 use crate::generate::Generator;
-use crate::host::{self, Host};
-use crate::shrink::shrink;
-use crate::soft::{self, Soft};
-use crate::state::Outcome;
+use crate::host;
+use crate::layout::Mode;
+use crate::state::BREAKPOINT;
 
-/// The vector of #AC.
-const ALIGNMENT: u8 = 17;
+/// Cases that a worker takes at a time.
+const CHUNK: u64 = 64;
 
-/// Attempts at making a failing case smaller.
-const SHRINKING: usize = 3000;
+/// Kinds of mismatch that are made small; further ones are only counted.
+const KINDS: usize = 100;
 
-/// The host, and the soft backend with and without its short cuts.
-pub struct Bench {
-    host: Host,
-    fast: Soft,
-    plain: Soft,
+/// Which cases to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Seed of all of them.
+    pub seed: u64,
+    /// Number of the first.
+    pub start: u64,
+    /// How many.
+    pub cases: u64,
+    /// Number of workers, each with a processor of its own where there are enough.
+    pub workers: usize,
 }
 
-/// What a case came to.
-pub enum Verdict {
-    /// All agree; the outcome.
-    Same(Box<Outcome>),
-    /// They do not.
-    Different(Box<Mismatch>),
-    /// It is about what the soft backend does not claim to do.
-    Unsupported,
-    /// The host cannot say.
-    Skipped(host::Failure),
-}
-
-/// A mismatch.
-pub struct Mismatch {
-    /// What the host made of it.
-    pub expected: Outcome,
-    /// Which path of the soft backend differs.
-    pub path: &'static str,
-    /// In what.
-    pub differences: Vec<Difference>,
-}
-
-impl Bench {
-    /// Starts all three.
-    ///
-    /// # Errors
-    /// Why the host cannot be used.
-    pub fn new() -> Result<Self, String> {
-        let host = Host::new()?;
-        let soft = |backend: &SoftBackend| Soft::new(backend).map_err(|e| e.to_string());
-        Ok(Self {
-            host,
-            fast: soft(&SoftBackend::new(CpuModel::v1()))?,
-            plain: soft(&SoftBackend::plain(CpuModel::v1()))?,
-        })
-    }
-
-    /// Runs `case` on each.
-    pub fn run(&mut self, case: &Case) -> Verdict {
-        let expected = match self.host.run(case) {
-            // Squib's CPU does not check alignment.
-            Ok(outcome) if outcome.event.vector == ALIGNMENT => return Verdict::Unsupported,
-            Ok(outcome) => outcome,
-            Err(failure) => return Verdict::Skipped(failure),
-        };
-        for (path, soft) in [("specialised", &mut self.fast), ("plain", &mut self.plain)] {
-            let differences = match soft.run(case) {
-                Ok(got) => compare(case, &expected, &got),
-                // The host does in a moment what would take the interpreter minutes.
-                Err(soft::Failure::Endless) => return Verdict::Skipped(host::Failure::Endless),
-                Err(soft::Failure::Broken(why)) => vec![Difference { what: "exit".to_owned(), how: why }],
-            };
-            if !differences.is_empty() {
-                return Verdict::Different(Box::new(Mismatch { expected, path, differences }));
-            }
-        }
-        Verdict::Same(Box::new(expected))
-    }
-
-    /// A smaller case that fails in the same way.
-    pub fn shrink(&mut self, case: &Case, mismatch: &Mismatch) -> Case {
-        let what = &mismatch.differences[0].what;
-        let mut attempts = 0;
-        shrink(case, |smaller| {
-            attempts += 1;
-            attempts < SHRINKING
-                && matches!(self.run(smaller), Verdict::Different(m)
-                    if m.path == mismatch.path && m.differences[0].what == *what)
-        })
-    }
-}
-
-/// What has come of cases so far.
+/// What came of them.
 #[derive(Default)]
 pub struct Tally {
-    /// Cases by form of their first instruction.
-    pub forms: BTreeMap<String, u64>,
+    /// Cases by the forms of their instructions.
+    pub forms: BTreeMap<(Mode, Code), u64>,
     /// Cases compared.
     pub compared: u64,
     /// Instructions in them.
     pub instructions: u64,
     /// Cases that ended in an exception other than the breakpoint after the last instruction.
     pub faults: u64,
-    /// Cases that the host could not run.
+    /// Cases that do not end, or call the kernel.
     pub skipped: u64,
-    /// Reproducers of mismatches, by what they are about.
-    pub mismatches: BTreeMap<String, Report>,
+    /// Mismatches, by what they are about.
+    pub findings: BTreeMap<String, Finding>,
+    /// Mismatches of further kinds.
+    pub others: u64,
 }
 
 /// Mismatches of one kind.
-pub struct Report {
+pub struct Finding {
     /// How many.
     pub count: u64,
-    /// The smallest case of the first, as a line that can be run again.
-    pub line: String,
+    /// The smallest case of the first, with what has to come of it.
+    pub case: String,
     /// Its instructions.
     pub listing: String,
     /// What differs.
@@ -130,63 +68,156 @@ pub struct Report {
 }
 
 impl Tally {
-    /// Runs case `index`, and notes what comes of it.
-    pub fn run(&mut self, bench: &mut Bench, generator: &Generator, seed: u64, index: u64) {
-        let case = generator.case(seed, index);
-        if case.code.is_empty() {
-            self.skipped += 1;
-            return;
+    /// All mismatches.
+    pub fn mismatches(&self) -> u64 {
+        self.others + self.findings.values().map(|f| f.count).sum::<u64>()
+    }
+
+    fn add(&mut self, other: Self) {
+        for (form, count) in other.forms {
+            *self.forms.entry(form).or_default() += count;
         }
-        match bench.run(&case) {
-            Verdict::Skipped(_) | Verdict::Unsupported => {
-                self.skipped += 1;
-                return;
+        self.compared += other.compared;
+        self.instructions += other.instructions;
+        self.faults += other.faults;
+        self.skipped += other.skipped;
+    }
+}
+
+struct Campaign<'a> {
+    generator: &'a Generator,
+    plan: Plan,
+    next: AtomicU64,
+    /// Findings, and the count of others.
+    found: Mutex<(BTreeMap<String, Finding>, u64)>,
+}
+
+/// Runs the cases of `plan`, and calls `progress` now and then with how many are done and how many kinds of mismatch
+/// there are.
+///
+/// # Errors
+/// Why the host cannot be used.
+pub fn run(
+    generator: &Generator,
+    plan: Plan,
+    every: Duration,
+    mut progress: impl FnMut(u64, usize),
+) -> Result<Tally, String> {
+    let shared = Campaign { generator, plan, next: AtomicU64::new(0), found: Mutex::default() };
+    let campaign = &shared;
+    let mut tally = thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..plan.workers.max(1)).map(|n| scope.spawn(move || campaign.work(n))).collect();
+        let mut told = Instant::now();
+        while !workers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            thread::park_timeout(Duration::from_millis(20));
+            if told.elapsed() >= every {
+                told = Instant::now();
+                progress(campaign.next.load(Ordering::Relaxed).min(plan.cases), campaign.kinds());
             }
-            Verdict::Same(outcome) => {
-                let end = case.state.rip + case.bytes().len() as u64 + 1;
-                if outcome.event.vector != 3 || outcome.state.rip != end {
-                    self.faults += 1;
-                }
-            }
-            Verdict::Different(mismatch) => self.note(bench, &case, &mismatch, index),
         }
-        self.compared += 1;
-        self.instructions += case.code.len() as u64;
-        for name in names(&case) {
-            *self.forms.entry(name).or_default() += 1;
+        let mut all = Tally::default();
+        for worker in workers {
+            all.add(worker.join().map_err(|_| "a worker panicked".to_owned())??);
+        }
+        Ok::<_, String>(all)
+    })?;
+    (tally.findings, tally.others) = shared.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(tally)
+}
+
+impl Campaign<'_> {
+    fn kinds(&self) -> usize {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).0.len()
+    }
+
+    fn work(&self, number: usize) -> Result<Tally, String> {
+        // The host's process is forked from here and stays on the same processor: handing the turn over is then a
+        // switch of context, not an interrupt to another processor.
+        host::settle(number);
+        let mut bench = Bench::new()?;
+        let mut tally = Tally::default();
+        loop {
+            let first = self.next.fetch_add(CHUNK, Ordering::Relaxed);
+            if first >= self.plan.cases {
+                return Ok(tally);
+            }
+            for index in first..(first + CHUNK).min(self.plan.cases) {
+                self.one(&mut bench, &mut tally, self.plan.start + index);
+            }
         }
     }
 
-    fn note(&mut self, bench: &mut Bench, case: &Case, mismatch: &Mismatch, index: u64) {
+    fn one(&self, bench: &mut Bench, tally: &mut Tally, index: u64) {
+        let case = self.generator.case(self.plan.seed, index);
+        if case.code.is_empty() {
+            tally.skipped += 1;
+            return;
+        }
+        match bench.run(&case) {
+            Verdict::Skipped(_) => {
+                tally.skipped += 1;
+                return;
+            }
+            Verdict::Same(outcome) => {
+                let end = case.state.rip.wrapping_add(case.bytes().len() as u64 + 1);
+                tally.faults += u64::from(outcome.event != BREAKPOINT || outcome.state.rip != end);
+            }
+            Verdict::Different(mismatch) => self.note(bench, &case, &mismatch, index),
+        }
+        tally.compared += 1;
+        tally.instructions += case.code.len() as u64;
+        for form in forms(&case) {
+            *tally.forms.entry((case.mode, form)).or_default() += 1;
+        }
+    }
+
+    fn note(&self, bench: &mut Bench, case: &Case, mismatch: &Mismatch, index: u64) {
+        let kind = |form: Code, what: &str| format!("{} {form:?} {what} {}", case.mode.name(), mismatch.path);
         let what = &mismatch.differences[0].what;
-        // A kind that is known by the form of one of its instructions needs no second reproducer.
-        let known = names(case).into_iter().map(|n| format!("{n} {what} {}", mismatch.path));
-        for key in known {
-            if let Some(report) = self.mismatches.get_mut(&key) {
-                report.count += 1;
+        {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            // A kind that is known by the form of one of its instructions needs no second reproducer.
+            for form in forms(case) {
+                if let Some(finding) = found.0.get_mut(&kind(form, what)) {
+                    finding.count += 1;
+                    return;
+                }
+            }
+            if found.0.len() >= KINDS {
+                found.1 += 1;
                 return;
             }
         }
         let small = bench.shrink(case, mismatch);
-        let Verdict::Different(again) = bench.run(&small) else { return };
-        let last = names(&small).pop().unwrap_or_default();
-        let key = format!("{last} {what} {}", mismatch.path);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let (small, again) = match bench.run(&small) {
+            Verdict::Different(again) => (small, again),
+            // It does not repeat; say so with the case as it was.
+            _ => match bench.run(case) {
+                Verdict::Different(again) => (case.clone(), again),
+                _ => {
+                    found.1 += 1;
+                    return;
+                }
+            },
+        };
+        let last = forms(&small).last().copied().unwrap_or_default();
         let differences: Vec<String> =
             again.differences.iter().map(|d| format!("{}: {}", d.what, d.how)).collect();
-        let report = self.mismatches.entry(key).or_insert_with(|| Report {
+        let finding = found.0.entry(kind(last, what)).or_insert_with(|| Finding {
             count: 0,
-            line: small.with_outcome(&again.expected),
+            case: small.with_outcome(&again.expected),
             listing: small.listing(),
             differences: differences.join("; "),
             index,
         });
-        report.count += 1;
+        finding.count += 1;
     }
 }
 
 /// The forms of a case's instructions.
-fn names(case: &Case) -> Vec<String> {
+fn forms(case: &Case) -> Vec<Code> {
     let bytes = case.bytes();
-    let decoder = Decoder::with_ip(64, &bytes, case.state.rip, DecoderOptions::NONE);
-    decoder.into_iter().map(|i| format!("{:?}", i.code())).collect()
+    case.decoder(&bytes).into_iter().map(|i| i.code()).collect()
 }

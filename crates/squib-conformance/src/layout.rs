@@ -1,5 +1,7 @@
 //! The address space that cases run in, the same on the host and in the guest.
 
+use std::sync::LazyLock;
+
 use crate::random::mix;
 
 /// Bytes of a page.
@@ -57,10 +59,127 @@ pub const READ_ONLY: u64 = BASE + 6 * PAGE;
 pub const STACK: u64 = BASE + 8 * PAGE;
 /// The first page of code, writable at another address.
 pub const ALIAS: u64 = BASE + 11 * PAGE;
+/// Where cases start, unless they say otherwise.
+pub const START: u64 = CODE + 0x100;
 /// Base of the FS segment.
 pub const FS_BASE: u64 = DATA + 0x800;
 /// Base of the GS segment.
 pub const GS_BASE: u64 = DATA + PAGE + 0x400;
+
+/// How a case runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// User code in 64-bit mode.
+    Bits64,
+    /// User code in compatibility mode.
+    Bits32,
+    /// Supervisor code in 64-bit mode.
+    Ring0,
+}
+
+impl Mode {
+    /// Its name in a case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bits64 => "64",
+            Self::Bits32 => "32",
+            Self::Ring0 => "ring0",
+        }
+    }
+
+    /// Default size of addresses.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bits32 => 32,
+            Self::Bits64 | Self::Ring0 => 64,
+        }
+    }
+}
+
+/// Selectors of the global descriptor table, which are Linux's (arch/x86/include/asm/segment.h).
+#[expect(missing_docs, reason = "the names say it")]
+pub mod selector {
+    pub const KERNEL_CODE: u16 = 0x10;
+    pub const KERNEL_DATA: u16 = 0x18;
+    pub const USER_CODE32: u16 = 0x23;
+    pub const USER_DATA: u16 = 0x2b;
+    pub const USER_CODE: u16 = 0x33;
+    pub const TSS: u16 = 0x40;
+    pub const LDT: u16 = 0x50;
+    /// The number of the processor is its limit.
+    pub const CPU_NUMBER: u16 = 0x7b;
+}
+
+/// A descriptor for user code, in the words of Linux's modify_ldt(2).
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptor {
+    /// Linear address of byte 0.
+    pub base: u64,
+    /// The limit field: bytes, or pages of them.
+    pub limit: u32,
+    /// 0 data, 1 data that expands downwards, 2 code, 3 conforming code.
+    pub contents: u8,
+    /// Data that cannot be written, or code that cannot be read.
+    pub restricted: bool,
+    /// D/B.
+    pub big: bool,
+    /// G.
+    pub pages: bool,
+    /// P.
+    pub present: bool,
+}
+
+impl Descriptor {
+    /// As it is in a table (Intel SDM vol. 3, figure 3-8): DPL 3, and accessed.
+    pub const fn encode(&self) -> u64 {
+        let (base, limit) = (self.base, self.limit as u64);
+        let kind = 1 | (!self.restricted as u64) << 1 | (self.contents as u64) << 2;
+        let access = kind | 1 << 4 | 3 << 5 | (self.present as u64) << 7;
+        let high = (self.big as u64) << 2 | (self.pages as u64) << 3;
+        limit & 0xffff
+            | (base & 0xff_ffff) << 16
+            | access << 40
+            | (limit >> 16 & 15) << 48
+            | high << 52
+            | (base >> 24 & 0xff) << 56
+    }
+}
+
+/// The local descriptor table. Selector `8 * n + 7` is entry `n`.
+pub const LDT: [Option<Descriptor>; 14] = {
+    let flat = Descriptor {
+        base: 0,
+        limit: 0xf_ffff,
+        contents: 0,
+        restricted: false,
+        big: true,
+        pages: true,
+        present: true,
+    };
+    let bytes = Descriptor { base: DATA, limit: 0x17ff, pages: false, ..flat };
+    [
+        Some(Descriptor { base: FS_BASE, ..flat }),
+        Some(Descriptor { base: GS_BASE, ..flat }),
+        Some(bytes),
+        Some(Descriptor { restricted: true, ..bytes }),
+        Some(Descriptor { contents: 1, ..bytes }),
+        Some(Descriptor { contents: 1, big: false, ..bytes }),
+        Some(Descriptor { contents: 2, ..flat }),
+        Some(Descriptor { contents: 2, restricted: true, ..flat }),
+        None,
+        Some(Descriptor { present: false, ..bytes }),
+        // Linux makes conforming code only when it is not present.
+        Some(Descriptor { contents: 3, present: false, ..flat }),
+        Some(Descriptor { contents: 2, base: CODE, ..bytes }),
+        Some(Descriptor { contents: 2, big: false, ..flat }),
+        Some(Descriptor { restricted: true, contents: 1, ..bytes }),
+    ]
+};
+
+/// FS and GS in compatibility mode: the entries whose bases are those that 64-bit code finds.
+pub const FS: u16 = 0x07;
+/// See [`FS`].
+pub const GS: u16 = 0x0f;
 
 /// Offset in memory of linear address `addr`.
 pub fn offset(addr: u64) -> Option<usize> {
@@ -77,12 +196,21 @@ pub fn address(offset: usize) -> u64 {
 }
 
 /// Memory as every case finds it: code pages full of INT3, the others of words that depend on their address.
-pub fn pristine() -> Box<[u8]> {
-    let mut memory = vec![0xcc; MEMORY].into_boxed_slice();
-    for at in (2 * PAGE as usize..MEMORY).step_by(8) {
-        memory[at..at + 8].copy_from_slice(&mix(address(at)).to_le_bytes());
-    }
-    memory
+pub fn pristine() -> &'static [u8] {
+    static PRISTINE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
+        let mut memory = vec![0xcc; MEMORY].into_boxed_slice();
+        for at in (2 * PAGE as usize..MEMORY).step_by(8) {
+            memory[at..at + 8].copy_from_slice(&mix(address(at)).to_le_bytes());
+        }
+        memory
+    });
+    &PRISTINE
+}
+
+/// The base that loading `selector` gives FS or GS.
+pub fn base_of(selector: u16) -> u64 {
+    let entry = LDT.get(usize::from(selector / 8)).copied().flatten();
+    entry.filter(|_| selector & 4 != 0).map_or(0, |d| d.base)
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! Registers, and what a run leaves.
 
-/// RFLAGS as user code starts with them: interrupts enabled.
+use crate::layout::{self, Mode, selector};
+
+/// RFLAGS as code starts with them: interrupts enabled.
 pub const FLAGS: u64 = 0x202;
+
+/// RF, which faults set in the flags that they save.
+pub const RESUME: u64 = 1 << 16;
 
 /// RFLAGS bits that a case may set at its start: the status flags, TF, DF and AC.
 pub const SETTABLE: u64 = 0x4_0dd5;
@@ -32,7 +37,7 @@ pub mod fx {
     pub const XMM: usize = 160;
 }
 
-/// The registers of user code.
+/// The registers that user code can see.
 #[derive(Clone, PartialEq, Eq)]
 pub struct State {
     /// General registers in the order of their encoding.
@@ -41,20 +46,39 @@ pub struct State {
     pub rip: u64,
     /// Flags.
     pub rflags: u64,
+    /// Selectors in the order of their encoding: ES, CS, SS, DS, FS, GS.
+    pub segments: [u16; 6],
+    /// Bases of FS and GS.
+    pub bases: [u64; 2],
     /// x87 and SSE registers as FXSAVE64 lays them out.
     pub fx: [u8; fx::SIZE],
 }
 
-impl Default for State {
-    fn default() -> Self {
-        let mut state = Self { gpr: [0; 16], rip: 0, rflags: FLAGS, fx: [0; fx::SIZE] };
+impl State {
+    /// How code of this mode starts: as Linux starts programs, and after FNINIT.
+    pub fn new(mode: Mode) -> Self {
+        let (cs, ss) = match mode {
+            Mode::Bits64 => (selector::USER_CODE, selector::USER_DATA),
+            Mode::Bits32 => (selector::USER_CODE32, selector::USER_DATA),
+            Mode::Ring0 => (selector::KERNEL_CODE, selector::KERNEL_DATA),
+        };
+        let [ds, fs, gs] = match mode {
+            Mode::Bits32 => [selector::USER_DATA, layout::FS, layout::GS],
+            _ => [0; 3],
+        };
+        let mut state = Self {
+            gpr: [0; 16],
+            rip: layout::START,
+            rflags: FLAGS,
+            segments: [ds, cs, ss, ds, fs, gs],
+            bases: [layout::FS_BASE, layout::GS_BASE],
+            fx: [0; fx::SIZE],
+        };
         state.put(fx::FCW, 0x37f, 2);
         state.put(fx::MXCSR, 0x1f80, 4);
         state
     }
-}
 
-impl State {
     /// `len` bytes (at most 16) at `at` of the x87 and SSE image.
     pub fn get(&self, at: usize, len: usize) -> u128 {
         self.fx[at..at + len].iter().rev().fold(0, |acc, b| acc << 8 | u128::from(*b))
@@ -75,6 +99,10 @@ pub enum Field {
     Rip,
     /// RFLAGS.
     Flags,
+    /// Selector.
+    Segment(usize),
+    /// Base of FS or GS.
+    Base(usize),
     /// Bytes of the x87 and SSE image: where they start, and how many.
     Fx(usize, usize),
 }
@@ -83,6 +111,10 @@ const GPRS: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
     "r15",
 ];
+
+const SEGMENTS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
+
+const BASES: [&str; 2] = ["fs_base", "gs_base"];
 
 const CONTROL: [(&str, usize, usize); 7] = [
     ("fcw", fx::FCW, 2),
@@ -103,6 +135,8 @@ impl Field {
             .into_iter()
             .chain((0..16).map(Self::Gpr))
             .chain([Self::Flags])
+            .chain((0..6).map(Self::Segment))
+            .chain((0..2).map(Self::Base))
             .chain(CONTROL.map(|(_, at, len)| Self::Fx(at, len)))
             .chain(st)
             .chain(xmm)
@@ -114,6 +148,8 @@ impl Field {
             Self::Gpr(i) => GPRS[i].to_owned(),
             Self::Rip => "rip".to_owned(),
             Self::Flags => "flags".to_owned(),
+            Self::Segment(i) => SEGMENTS[i].to_owned(),
+            Self::Base(i) => BASES[i].to_owned(),
             Self::Fx(at, _) if at >= fx::XMM => format!("xmm{}", (at - fx::XMM) / 16),
             Self::Fx(at, _) if at >= fx::ST => format!("st{}", (at - fx::ST) / 16),
             Self::Fx(at, _) => {
@@ -133,6 +169,8 @@ impl Field {
             Self::Gpr(i) => state.gpr[i].into(),
             Self::Rip => state.rip.into(),
             Self::Flags => state.rflags.into(),
+            Self::Segment(i) => state.segments[i].into(),
+            Self::Base(i) => state.bases[i].into(),
             Self::Fx(at, len) => state.get(at, len),
         }
     }
@@ -143,32 +181,69 @@ impl Field {
             Self::Gpr(i) => state.gpr[i] = value as u64,
             Self::Rip => state.rip = value as u64,
             Self::Flags => state.rflags = value as u64,
+            Self::Segment(i) => state.segments[i] = value as u16,
+            Self::Base(i) => state.bases[i] = value as u64,
             Self::Fx(at, len) => state.put(at, value, len),
         }
     }
 }
 
-/// Why a run ended.
+/// What ends a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event {
-    /// The exception's vector.
-    pub vector: u8,
-    /// Its error code, 0 for those that have none.
-    pub error: u32,
-    /// CR2 of a page fault, 0 for others.
-    pub address: u64,
+pub enum Event {
+    /// An exception.
+    Exception {
+        /// Its vector.
+        vector: u8,
+        /// Its error code, 0 for those that have none.
+        error: u32,
+        /// CR2 of a page fault, 0 for others.
+        address: u64,
+    },
+    /// HLT.
+    Halt,
+    /// An exception that could not be delivered, nor the one that came of that.
+    TripleFault,
 }
 
 /// The breakpoint that ends code that nothing else ends.
-pub const BREAKPOINT: Event = Event { vector: 3, error: 0, address: 0 };
+pub const BREAKPOINT: Event = Event::exception(3, 0);
+
+impl Event {
+    /// An exception without an address.
+    pub const fn exception(vector: u8, error: u32) -> Self {
+        Self::Exception { vector, error, address: 0 }
+    }
+
+    /// The vector of an exception.
+    pub const fn vector(self) -> Option<u8> {
+        match self {
+            Self::Exception { vector, .. } => Some(vector),
+            Self::Halt | Self::TripleFault => None,
+        }
+    }
+
+    /// Whether it is a fault, which saves RF and the address of the instruction (Intel SDM vol. 3, table 7-1). #DB here
+    /// is a single step.
+    pub const fn is_fault(self) -> bool {
+        matches!(self.vector(), Some(v) if !matches!(v, 1 | 3 | 4))
+    }
+}
 
 /// What a run leaves.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Registers at the exception.
+    /// Registers at the end.
     pub state: State,
-    /// Memory, laid out as [`layout::MAP`](crate::layout::MAP) says.
+    /// Memory, laid out as [`layout::MAP`] says.
     pub memory: Box<[u8]>,
-    /// The exception.
+    /// Why it ended.
     pub event: Event,
+    /// Whether the processor keeps FOP, FIP and FDP as squib's CPU does: FOP and FDP only when an unmasked exception comes
+    /// up, and no selectors (Intel SDM vol. 1, 8.1.8 and 8.1.9).
+    pub pointers: bool,
 }
+
+/// CPUID leaf 7 EBX bits 6 (FDP_EXCPTN_ONLY) and 13 (no FCS and FDS), by which a processor says
+/// [`Outcome::pointers`].
+pub const POINTERS: u32 = 1 << 6 | 1 << 13;

@@ -1,11 +1,13 @@
 //! What the manuals leave undefined.
 //!
-//! Status flags: Intel SDM vol. 1, appendix A "EFLAGS Cross-Reference", and for shifts the instructions' own pages in
-//! vol. 2 ("SAL/SAR/SHL/SHR", "RCL/RCR/ROL/ROR", "SHLD", "SHRD").
+//! Status flags: Intel SDM vol. 1, appendix A "EFLAGS Cross-Reference", and for what is younger, and for shifts, the
+//! instructions' own pages in vol. 2 ("SAL/SAR/SHL/SHR", "RCL/RCR/ROL/ROR", "SHLD", "SHRD").
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic as M, OpKind, Register, RflagsBits,
 };
+
+use crate::layout::Mode;
 
 const CF: u64 = 1 << 0;
 const PF: u64 = 1 << 2;
@@ -15,18 +17,28 @@ const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
 const ALL: u64 = CF | PF | AF | ZF | SF | OF;
 
+/// Instructions other than shifts, and the status flags that they leave undefined.
+const UNDEFINED: [(&[M], u64); 11] = [
+    (&[M::And, M::Or, M::Xor, M::Test], AF),
+    (&[M::Bsf, M::Bsr], ALL & !ZF),
+    (&[M::Bt, M::Bts, M::Btr, M::Btc], OF | SF | AF | PF),
+    (&[M::Div, M::Idiv], ALL),
+    (&[M::Mul, M::Imul], SF | ZF | AF | PF),
+    (&[M::Aaa, M::Aas], OF | SF | ZF | PF),
+    (&[M::Aad, M::Aam], OF | AF | CF),
+    (&[M::Daa, M::Das], OF),
+    (&[M::Andn, M::Blsi, M::Blsr, M::Blsmsk, M::Bzhi], AF | PF),
+    (&[M::Bextr], AF | SF | PF),
+    (&[M::Lzcnt, M::Tzcnt], OF | SF | PF | AF),
+];
+
 /// The status flags that `i` leaves undefined. `cl` is CL, where it is known.
 pub fn flags(i: &Instruction, cl: Option<u8>) -> u64 {
     match i.mnemonic() {
-        M::And | M::Or | M::Xor | M::Test => AF,
-        M::Bsf | M::Bsr => ALL & !ZF,
-        M::Bt | M::Bts | M::Btr | M::Btc => OF | SF | AF | PF,
-        M::Div | M::Idiv => ALL,
-        M::Mul | M::Imul => SF | ZF | AF | PF,
         M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
             shift(i, cl)
         }
-        _ => 0,
+        m => UNDEFINED.iter().find(|(list, _)| list.contains(&m)).map_or(0, |(_, flags)| *flags),
     }
 }
 
@@ -106,9 +118,9 @@ impl Flow {
 }
 
 /// The status flags that are undefined when code at `start` has come to `end` (or may have, where it branches).
-pub fn flags_at(code: &[u8], start: u64, end: u64, rcx: u64) -> u64 {
+pub fn flags_at(mode: Mode, code: &[u8], start: u64, end: u64, rcx: u64) -> u64 {
     let mut flow = Flow::default();
-    let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bits(), code, start, DecoderOptions::NONE);
     let mut cl = Some(rcx as u8);
     while decoder.can_decode() {
         let i = decoder.decode();
@@ -128,28 +140,28 @@ mod tests {
     fn flags_become_undefined_and_defined_again() {
         // and eax, ecx; mul ecx; add eax, ecx
         let code = [0x21, 0xc8, 0xf7, 0xe1, 0x01, 0xc8];
-        assert_eq!(flags_at(&code, 0x1000, 0x1000, 0), 0);
-        assert_eq!(flags_at(&code, 0x1000, 0x1002, 0), AF);
-        assert_eq!(flags_at(&code, 0x1000, 0x1004, 0), SF | ZF | AF | PF);
-        assert_eq!(flags_at(&code, 0x1000, 0x1006, 0), 0);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1000, 0), 0);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1002, 0), AF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1004, 0), SF | ZF | AF | PF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1006, 0), 0);
     }
 
     #[test]
     fn shift_counts_decide() {
         // shl eax, cl
         let code = [0xd3, 0xe0];
-        assert_eq!(flags_at(&code, 0, 2, 0), 0);
-        assert_eq!(flags_at(&code, 0, 2, 32), 0);
-        assert_eq!(flags_at(&code, 0, 2, 1), AF);
-        assert_eq!(flags_at(&code, 0, 2, 5), AF | OF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 0), 0);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 32), 0);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 1), AF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 5), AF | OF);
         // shl al, 9
-        assert_eq!(flags_at(&[0xc0, 0xe0, 9], 0, 3, 0), AF | OF | CF);
+        assert_eq!(flags_at(Mode::Bits64, &[0xc0, 0xe0, 9], 0, 3, 0), AF | OF | CF);
     }
 
     #[test]
     fn a_branch_keeps_what_it_may_skip() {
         // and eax, ecx; jmp +0; add eax, ecx
         let code = [0x21, 0xc8, 0xeb, 0, 0x01, 0xc8];
-        assert_eq!(flags_at(&code, 0, 6, 0), AF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0, 6, 0), AF);
     }
 }

@@ -1,48 +1,33 @@
-//! The recorded cases, on the soft backend everywhere, and on the host where it can say.
+//! The test files on every tier of this machine.
 #![allow(clippy::print_stderr, reason = "says what is skipped")]
 
-use squib_conformance::case::Line;
-use squib_conformance::compare::compare;
-use squib_conformance::host::Host;
-use squib_conformance::soft::Soft;
-use squib_soft::{CpuModel, SoftBackend};
+use squib_conformance::case::Test;
+use squib_conformance::suite::{self, Tiers};
 
-fn lines() -> Vec<Line> {
-    let text = include_str!("../cases/found.txt");
-    let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
-    lines.map(|l| l.parse().unwrap_or_else(|e| panic!("{l}: {e}"))).collect()
-}
-
-fn check(backend: &SoftBackend) {
-    let mut soft = Soft::new(backend).unwrap();
-    for Line { case, expected } in lines() {
-        let expected = expected.expect("every recorded case has an outcome");
-        let got = soft.run(&case).unwrap_or_else(|e| panic!("{case}: {e:?}"));
-        let differences = compare(&case, &expected, &got);
-        assert!(differences.is_empty(), "{}\n{case}\n{differences:?}", case.listing());
+#[test]
+fn every_tier_does_what_the_test_files_say() {
+    let mut tiers = Tiers::new().unwrap();
+    for missing in &tiers.missing {
+        eprintln!("SKIPPED: the test files on {missing}");
     }
-}
-
-#[test]
-fn the_specialised_paths_give_what_is_recorded() {
-    check(&SoftBackend::new(CpuModel::v1()));
-}
-
-#[test]
-fn the_plain_path_gives_what_is_recorded() {
-    check(&SoftBackend::plain(CpuModel::v1()));
-}
-
-#[test]
-fn the_host_gives_what_is_recorded() {
-    let mut host = match Host::new() {
-        Ok(host) => host,
-        Err(why) => return eprintln!("SKIPPED: the recorded cases on the host, because {why}"),
-    };
-    for Line { case, expected } in lines() {
-        let expected = expected.expect("every recorded case has an outcome");
-        let got = host.run(&case).unwrap_or_else(|e| panic!("{case}: {e:?}"));
-        let differences = compare(&case, &expected, &got);
-        assert!(differences.is_empty(), "{}\n{case}\n{differences:?}", case.listing());
+    let (mut tests, mut wrong) = (0, Vec::new());
+    for (file, text) in suite::files(&suite::folder()).unwrap() {
+        for (line, test) in Test::parse_file(&text).unwrap_or_else(|e| panic!("{file}: {e}")) {
+            tests += 1;
+            let verdict = tiers.check(&test);
+            for note in verdict.notes {
+                eprintln!("SKIPPED: {file}:{line}: {note}");
+            }
+            for failed in verdict.failed {
+                wrong.push(format!(
+                    "{file}:{line} on {}: {}: {:?}",
+                    failed.tier,
+                    test.case.listing(),
+                    failed.differences
+                ));
+            }
+        }
     }
+    assert!(tests > 200, "only {tests} tests");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

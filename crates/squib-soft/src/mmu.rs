@@ -155,7 +155,7 @@ impl Cpu {
         self.check_end(addr, 16)?;
         let access = self.access(false);
         let low = self.read_with(addr, Size::B8, access)?;
-        let high = self.read_with(addr.wrapping_add(8), Size::B8, access)?;
+        let high = self.read_with(self.after(addr, 8), Size::B8, access)?;
         Ok(u128::from(high) << 64 | u128::from(low))
     }
 
@@ -165,7 +165,7 @@ impl Cpu {
         let access = self.access(true);
         self.probe_with(addr, 16, access)?;
         self.write_with(addr, Size::B8, v as u64, access)?;
-        self.write_with(addr.wrapping_add(8), Size::B8, (v >> 64) as u64, access)
+        self.write_with(self.after(addr, 8), Size::B8, (v >> 64) as u64, access)
     }
 
     /// The access as the page walk wants it, for the rights in force.
@@ -188,6 +188,13 @@ impl Cpu {
         } else {
             Ok(addr & 0xffff_ffff)
         }
+    }
+
+    /// The address `n` bytes behind `addr`, which starts again at 0 where addresses have 32 bits. Tables of the system
+    /// may lie above that also while compatibility mode is on.
+    fn after(&self, addr: u64, n: u64) -> u64 {
+        let narrow = self.state.mode != CodeMode::Bits64 && addr >> 32 == 0;
+        addr.wrapping_add(n) & if narrow { 0xffff_ffff } else { u64::MAX }
     }
 
     /// Checks the form of the last address of an access, which comes before every page fault.
@@ -278,7 +285,7 @@ impl Cpu {
             self.watch(Watched::Read, addr, size);
             return self.read_physical(phys, at, size.bytes());
         }
-        let next = addr.wrapping_add(here);
+        let next = self.after(addr, here);
         let (phys2, at2) = self.resolve(next, access)?;
         self.watch(Watched::Read, addr, size);
         let low = self.read_physical(phys, at, here)?;
@@ -295,7 +302,7 @@ impl Cpu {
             self.watch(Watched::Write, addr, size);
             return self.write_physical(phys, at, size.bytes(), v);
         }
-        let next = addr.wrapping_add(here);
+        let next = self.after(addr, here);
         let (phys2, at2) = self.resolve(next, access)?;
         self.watch(Watched::Write, addr, size);
         self.write_physical(phys, at, here, v)?;
@@ -315,7 +322,7 @@ impl Cpu {
         self.resolve(addr, access)?;
         let mut done = to_page_end(addr);
         while done < len {
-            self.resolve(addr.wrapping_add(done), access)?;
+            self.resolve(self.after(addr, done), access)?;
             done += PAGE;
         }
         Ok(())

@@ -196,13 +196,18 @@ fn always_writes(i: &Insn) -> bool {
         .unwrap_or(false)
 }
 
+/// Whether an instruction may write to memory, and so change the code behind it.
+fn may_write(i: &Insn) -> bool {
+    matches!(i.ops[0], Operand::Mem(_)) && !matches!(i.mnemonic, M::Cmp | M::Test | M::Bt)
+}
+
 /// For each instruction, whether anything reads the flags that it leaves.
 fn live_flags(insns: &[Insn], live: &mut Vec<bool>) {
     live.clear();
     live.resize(insns.len(), true);
     let mut wanted = flags::STATUS;
     for (i, out) in insns.iter().zip(live.iter_mut()).rev() {
-        *out = i.flags_written & wanted != 0;
+        *out = i.flags_written & if may_write(i) { flags::STATUS } else { wanted } != 0;
         if may_stop(i) {
             wanted = flags::STATUS;
         } else {

@@ -133,8 +133,8 @@ impl SoftVcpu {
             return self.handle(Pause::Stop(stop));
         }
         self.cpu.replay.clear();
-        if debug::armed(&self.cpu.state) && self.cpu.is_unfinished() {
-            // Its breakpoint has had its turn.
+        if (single || debug::armed(&self.cpu.state)) && self.cpu.is_unfinished() {
+            // Its breakpoint has had its turn; a trap between its elements saves RF (Intel SDM vol. 3, 18.3.1.1).
             self.cpu.state.sys_flags |= RFLAGS_RF;
         }
         let (no_step, int1) = (self.cpu.raised_interrupt(), self.cpu.raised_debug());

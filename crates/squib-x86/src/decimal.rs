@@ -74,10 +74,11 @@ pub fn bound<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     };
     let addr = linear(env, &m, 2 * i.size.bytes(), false)?;
     let signed = |v: u64| i.size.sext(v) as i64;
-    let lower = signed(env.read(addr, i.size, Rights::Current)?);
-    let upper = signed(env.read(addr.wrapping_add(i.size.bytes()), i.size, Rights::Current)?);
     let index = signed(env.state_ref().r[usize::from(index & 15)]);
-    if (lower..=upper).contains(&index) { Ok(()) } else { Err(Exception::BR.into()) }
+    // The upper bound is not read where the lower one decides.
+    let inside = signed(env.read(addr, i.size, Rights::Current)?) <= index
+        && index <= signed(env.read(addr.wrapping_add(i.size.bytes()), i.size, Rights::Current)?);
+    if inside { Ok(()) } else { Err(Exception::BR.into()) }
 }
 
 #[cfg(test)]

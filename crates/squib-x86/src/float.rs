@@ -8,13 +8,13 @@ use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
 use crate::flags::LazyFlags;
 use crate::fp::mxcsr::Mxcsr;
-use crate::helper::{linear, linear_aligned, set};
+use crate::helper::{linear, linear_aligned, offset, set};
 use crate::insn::{Insn, MemRef, Operand};
 use crate::simd::{sha256_rounds, text};
 use crate::size::Size;
-use crate::state::sreg;
+use crate::state::{CodeMode, sreg};
 use crate::x87::image::{Layout, MAX_SIZE};
-use crate::x87::{Output, Pointers, X87, X87Insn, X87Op, form};
+use crate::x87::{Output, X87, X87Insn, X87Op, form};
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -143,39 +143,53 @@ fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), 
         pending(env)?;
     }
     let bytes = x.place.bytes();
-    let mut addr = 0;
+    let operand = memory(i).filter(|_| bytes != 0);
     let mut input = 0;
-    if let Some(m) = memory(i).filter(|_| bytes != 0) {
-        addr = linear(env, m, bytes as u64, x.is_store())?;
-        if !x.is_store() {
-            let mut raw = [0; 16];
-            read_bytes(env, addr, &mut raw[..bytes])?;
-            input = u128::from_le_bytes(raw);
-        }
+    if let Some(m) = operand.filter(|_| !x.is_store()) {
+        let addr = linear(env, m, bytes as u64, false)?;
+        let mut raw = [0; 16];
+        read_bytes(env, addr, &mut raw[..bytes])?;
+        input = u128::from_le_bytes(raw);
     }
     if let X87Op::MoveIf(cc) = x.op {
         input = u128::from(env.state_ref().lazy.test(cc));
     }
     // On a copy, so that a store that faults leaves everything as it was.
     let mut unit = env.state_ref().x87;
+    let output = unit.execute(x, input).map_err(|_| Exception::MF)?;
     if x.is_recorded() {
-        let s = env.state_ref();
-        unit.pointers = Pointers {
-            opcode: 0,
-            ip: i.rip,
-            cs: s.seg[sreg::CS].selector,
-            dp: if bytes == 0 { unit.pointers.dp } else { addr },
-            ds: if bytes == 0 { unit.pointers.ds } else { s.seg[usize::from(i.seg).min(sreg::GS)].selector },
-        };
+        unit.pointers.ip = i.rip;
+        if unit.is_pending() {
+            unit.pointers.opcode = opcode(env, i);
+            unit.pointers.dp = operand.map_or(unit.pointers.dp, |m| offset(env, m));
+        }
     }
-    match unit.execute(x, input).map_err(|_| Exception::MF)? {
+    match output {
         Output::None => {}
-        Output::Store(bits) => write_bytes(env, addr, &bits.to_le_bytes()[..bytes.min(16)])?,
+        // Where an unmasked exception keeps the result away, memory is not even looked at.
+        Output::Store(bits) => {
+            if let Some(m) = operand {
+                let addr = linear(env, m, bytes as u64, true)?;
+                write_bytes(env, addr, &bits.to_le_bytes()[..bytes.min(16)])?;
+            }
+        }
         Output::Ax(ax) => set(env, RAX, Size::B2, u64::from(ax)),
         Output::Flags(flags) => env.state().lazy = LazyFlags::fixed(u64::from(flags)),
     }
     env.state().x87 = unit;
     Ok(())
+}
+
+/// FOP: the low bits of the first byte after the prefixes, which is D8 to DF, and the second byte.
+fn opcode<E: Env + ?Sized>(env: &mut E, i: &Insn) -> u16 {
+    let state = env.state_ref();
+    let base = if state.mode == CodeMode::Bits64 { 0 } else { state.seg[sreg::CS].base };
+    let start = base.wrapping_add(i.rip);
+    let mut byte = |n: u64| env.read(start.wrapping_add(n), Size::B1, Rights::Current).ok();
+    let first =
+        (0..u64::from(i.len)).find_map(|n| byte(n).filter(|b| (0xd8..=0xdf).contains(b)).map(|b| (n, b)));
+    let Some((n, first)) = first else { return 0 };
+    (first as u16 & 7) << 8 | byte(n + 1).unwrap_or(0) as u16
 }
 
 /// The layout that operand size and mode give an image of the unit.

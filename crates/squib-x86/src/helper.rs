@@ -145,7 +145,10 @@ pub fn run<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         }
         M::Arpl => {
             let (dest, src) = (read(env, i, 0, Size::B2)? as u16, read(env, i, 1, Size::B2)? as u16);
-            if let Operand::Mem(m) = i.ops[0] {
+            // Only what is to be raised is written.
+            if let Operand::Mem(m) = i.ops[0]
+                && dest & 3 < src & 3
+            {
                 let addr = linear(env, &m, 2, true)?;
                 env.probe_write(addr, 2, Rights::Current)?;
             }
@@ -242,7 +245,7 @@ pub(crate) fn linear_aligned<E: Env + ?Sized>(env: &E, m: &MemRef, write: bool) 
 }
 
 /// The effective address of a memory operand.
-fn offset<E: Env + ?Sized>(env: &E, m: &MemRef) -> u64 {
+pub(crate) fn offset<E: Env + ?Sized>(env: &E, m: &MemRef) -> u64 {
     let r = &env.state_ref().r;
     let index = r[usize::from(m.index & 31)] << (m.scale & 3);
     m.addr.trunc(r[usize::from(m.base & 31)].wrapping_add(index).wrapping_add(m.disp))
@@ -450,7 +453,15 @@ fn register_width<E: Env + ?Sized>(env: &E) -> Size {
 fn push_segment<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let Operand::Seg(s) = i.ops[0] else { return Err(Exception::UD.into()) };
     let selector = u64::from(env.state_ref().seg[usize::from(s).min(sreg::GS)].selector);
-    push(env, i.stack, selector)
+    if i.stack != Size::B4 {
+        return push(env, i.stack, selector);
+    }
+    // Intel's processors write 16 of the 32 bits and leave the others as they are (Intel SDM vol. 2, "PUSH").
+    let sp = env.state_ref().stack_size().trunc(env.state_ref().r[RSP].wrapping_sub(4));
+    let addr = address::linear(env.state_ref(), sreg::SS as u8, sp, 2, true)?;
+    env.write(addr, Size::B2, selector, Rights::Current)?;
+    set_sp(env, sp);
+    Ok(())
 }
 
 /// POP of a segment register, or to memory, whose address counts from the stack pointer after the pop.

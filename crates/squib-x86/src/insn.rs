@@ -296,9 +296,12 @@ fn stack_slot(i: &Instruction, default: Size) -> Size {
         Code::Leavew => Size::B2,
         Code::Leaved => Size::B4,
         Code::Leaveq => Size::B8,
-        Code::Retnw | Code::Retnw_imm16 | Code::Retfw | Code::Retfw_imm16 | Code::Enterw_imm16_imm8 => {
-            Size::B2
-        }
+        Code::Jmp_rm16
+        | Code::Retnw
+        | Code::Retnw_imm16
+        | Code::Retfw
+        | Code::Retfw_imm16
+        | Code::Enterw_imm16_imm8 => Size::B2,
         Code::Retnd | Code::Retnd_imm16 | Code::Retfd | Code::Retfd_imm16 | Code::Enterd_imm16_imm8 => {
             Size::B4
         }
@@ -338,10 +341,8 @@ fn memory(i: &Instruction, mode: CodeMode) -> MemRef {
         _ => Size::from_bytes(r.size()),
     };
     let addr = from(base).or(from(index)).unwrap_or(match (i.memory_displ_size(), mode) {
-        (2, _) => Size::B2,
-        (8, _) | (_, CodeMode::Bits64) => Size::B8,
-        (4, _) => Size::B4,
-        (_, CodeMode::Bits16) => Size::B2,
+        (2, _) | (0 | 1, CodeMode::Bits16) => Size::B2,
+        (8, _) | (0 | 1, CodeMode::Bits64) => Size::B8,
         _ => Size::B4,
     });
     MemRef {

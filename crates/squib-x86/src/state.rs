@@ -82,6 +82,11 @@ impl Seg {
         self.attr & Self::S != 0 && self.attr & (8 | 2) != 8
     }
 
+    /// Whether it is all of a 32-bit address space. Nothing is beyond its end: on Intel's processors, accesses go on at 0.
+    pub const fn is_flat(&self) -> bool {
+        self.base == 0 && self.limit == u32::MAX
+    }
+
     /// Whether it is an expand-down data segment.
     pub const fn expands_down(&self) -> bool {
         self.attr & (Self::S | 8 | 4) == Self::S | 4

@@ -114,8 +114,8 @@ impl Element<'_> {
         match self.kind {
             Kind::Movs => {
                 let from = self.source(env)?;
-                let to = self.destination(env, true)?;
                 let v = env.read(from, self.size, Rights::Current)?;
+                let to = self.destination(env, true)?;
                 env.write(to, self.size, v, Rights::Current)?;
             }
             Kind::Stos => {
@@ -135,8 +135,9 @@ impl Element<'_> {
             }
             Kind::Cmps => {
                 // The second operand is read first, as processors do.
-                let (from, at) = (self.source(env)?, self.destination(env, false)?);
+                let at = self.destination(env, false)?;
                 let b = env.read(at, self.size, Rights::Current)?;
+                let from = self.source(env)?;
                 let a = env.read(from, self.size, Rights::Current)?;
                 self.compare(env, a, b);
             }

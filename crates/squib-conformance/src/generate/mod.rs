@@ -4,7 +4,9 @@
 //! numbers that matter, and those that address memory with what makes the operand lie where something can happen: in
 //! the middle of a page, over the border of two, where only the second may be read or written, in code, nowhere.
 
+mod area;
 mod operand;
+mod segment;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M,
@@ -13,7 +15,7 @@ use iced_x86::{
 
 use crate::case::Case;
 use crate::forms;
-use crate::layout::{self, PAGE};
+use crate::layout::{self, Mode, PAGE};
 use crate::random::Random;
 use crate::state::{FLAGS, State, fx};
 use crate::undefined::{Flow, flags_at};
@@ -25,17 +27,59 @@ const LONGEST: u64 = 12;
 /// Attempts to make one instruction before another form is tried.
 const ATTEMPTS: usize = 20;
 
-/// Makes cases.
-pub struct Generator {
-    forms: Vec<Code>,
+/// Of 100 sequences, how many run in compatibility mode.
+const COMPATIBILITY: u64 = 35;
+
+/// The forms of one mode.
+struct Pool {
+    mode: Mode,
+    /// Whether a form is among them, by its number.
+    covered: Vec<bool>,
+    all: Vec<Code>,
     /// Those that user code may run.
     permitted: Vec<Code>,
-    /// Those that read or write status flags.
+    /// Those of them that read or write status flags.
     flags: Vec<Code>,
+}
+
+impl Pool {
+    fn new(mode: Mode, forms: &[(Mode, Code)], covered: &[(Mode, Code)]) -> Self {
+        let mut is_covered = vec![false; Code::values().len()];
+        for (_, code) in covered.iter().filter(|(m, _)| *m == mode) {
+            is_covered[*code as usize] = true;
+        }
+        let of_mode = forms.iter().filter(|(m, _)| *m == mode).map(|(_, code)| *code);
+        let all: Vec<Code> = of_mode.filter(|c| forms::may_be_among_others(*c)).collect();
+        let permitted: Vec<Code> = all.iter().copied().filter(|c| forms::is_permitted(*c)).collect();
+        let touches_flags = |code: &Code| {
+            let mut i = Instruction::default();
+            i.set_code(*code);
+            (i.rflags_modified() | i.rflags_read()) & 0x3f != 0
+        };
+        let flags = permitted.iter().copied().filter(touches_flags).collect();
+        Self { mode, covered: is_covered, all, permitted, flags }
+    }
+
+    /// One of the forms, most often one that has to do with flags.
+    fn pick(&self, r: &mut Random) -> Code {
+        let list = match r.below(20) {
+            0..12 if !self.flags.is_empty() => &self.flags,
+            12..19 if !self.permitted.is_empty() => &self.permitted,
+            _ => &self.all,
+        };
+        r.pick(list)
+    }
+}
+
+/// Makes cases.
+pub struct Generator {
+    forms: Vec<(Mode, Code)>,
+    pools: [Pool; 2],
 }
 
 /// A case in the making.
 struct Draft<'a> {
+    pool: &'a Pool,
     r: &'a mut Random,
     state: State,
     patches: Vec<(u64, Vec<u8>)>,
@@ -51,75 +95,66 @@ struct Draft<'a> {
     targets: Vec<usize>,
     /// Where memory is to hold the address of a later instruction, and which instruction goes there.
     target_words: Vec<(u64, usize)>,
+    /// What the next operand in memory is to hold.
+    content: Option<Vec<u8>>,
 }
 
 impl Generator {
-    /// A generator of `forms`.
-    pub fn new(forms: Vec<Code>) -> Self {
-        let permitted: Vec<Code> = forms.iter().copied().filter(|c| forms::permitted(*c)).collect();
-        let mut of_flags = Vec::new();
-        for code in &permitted {
-            let mut i = Instruction::default();
-            i.set_code(*code);
-            if (i.rflags_modified() | i.rflags_read()) & 0x3f != 0 {
-                of_flags.push(*code);
-            }
-        }
-        Self { forms, permitted, flags: of_flags }
+    /// A generator of `forms`, which are among those that are `covered`.
+    pub fn new(forms: Vec<(Mode, Code)>, covered: &[(Mode, Code)]) -> Self {
+        let pools = [Mode::Bits64, Mode::Bits32].map(|mode| Pool::new(mode, &forms, covered));
+        Self { forms, pools }
     }
 
     /// The forms.
-    pub fn forms(&self) -> &[Code] {
+    pub fn forms(&self) -> &[(Mode, Code)] {
         &self.forms
     }
 
     /// Case `index` of `seed`: by turns an instruction of each form, and a sequence.
     pub fn case(&self, seed: u64, index: u64) -> Case {
         let mut r = Random::new(seed, index);
+        let (mode, form) = self.forms[(index / 2 % self.forms.len() as u64) as usize];
         if index.is_multiple_of(2) {
-            let form = self.forms[(index / 2 % self.forms.len() as u64) as usize];
-            self.single(&mut r, form)
-        } else {
-            self.sequence(&mut r)
+            let mut draft = Draft::new(self.pool(mode), &mut r);
+            let _ = (0..10 * ATTEMPTS).any(|_| draft.add(form));
+            return draft.finish();
         }
+        let other = if r.chance(COMPATIBILITY) { Mode::Bits32 } else { Mode::Bits64 };
+        let pool = [other, mode].map(|m| self.pool(m)).into_iter().find(|p| !p.all.is_empty());
+        pool.map_or_else(|| Case::new(mode), |pool| sequence(pool, &mut r))
     }
 
-    fn single(&self, r: &mut Random, form: Code) -> Case {
-        let mut draft = Draft::new(r);
-        for _ in 0..10 * ATTEMPTS {
-            if draft.add(form) {
-                break;
-            }
-        }
-        draft.finish()
-    }
-
-    fn sequence(&self, r: &mut Random) -> Case {
-        let count = 2 + r.below(LONGEST - 1);
-        let mut draft = Draft::new(r);
-        let mut tries = 0;
-        while (draft.code.len() as u64) < count && tries < 200 {
-            tries += 1;
-            let form = match draft.r.below(20) {
-                0..12 => draft.r.pick(if self.flags.is_empty() { &self.forms } else { &self.flags }),
-                12..19 => draft.r.pick(if self.permitted.is_empty() { &self.forms } else { &self.permitted }),
-                _ => draft.r.pick(&self.forms),
-            };
-            if draft.r.chance(3) {
-                draft.add_changed_code();
-            } else {
-                draft.add(form);
-            }
-        }
-        draft.finish()
+    fn pool(&self, mode: Mode) -> &Pool {
+        &self.pools[usize::from(mode != Mode::Bits64)]
     }
 }
 
+fn sequence(pool: &Pool, r: &mut Random) -> Case {
+    let count = 2 + r.below(LONGEST - 1);
+    let mut draft = Draft::new(pool, r);
+    let mut tries = 0;
+    while (draft.code.len() as u64) < count && tries < 10 * ATTEMPTS {
+        tries += 1;
+        let form = pool.pick(draft.r);
+        if draft.r.chance(3) {
+            draft.add_changed_code();
+        } else {
+            draft.add(form);
+        }
+    }
+    draft.finish()
+}
+
 impl<'a> Draft<'a> {
-    fn new(r: &'a mut Random) -> Self {
-        let mut state = State::default();
-        for gpr in &mut state.gpr {
-            *gpr = values::integer(r);
+    fn new(pool: &'a Pool, r: &'a mut Random) -> Self {
+        let mut state = State::new(pool.mode);
+        let (registers, mask) = match pool.mode {
+            Mode::Bits32 => (8, 0xffff_ffff),
+            _ => (16, u64::MAX),
+        };
+        for gpr in &mut state.gpr[..registers] {
+            *gpr = values::integer(r) & mask;
         }
         state.rflags = FLAGS | r.next() & 0x8d5;
         if r.chance(15) {
@@ -139,7 +174,7 @@ impl<'a> Draft<'a> {
         if r.chance(50) {
             state.gpr[5] = layout::STACK + PAGE + 8 * r.below(16);
         }
-        for i in 0..16 {
+        for i in 0..registers {
             state.put(fx::XMM + 16 * i, values::vector(r), 16);
         }
         let rip = layout::CODE
@@ -150,6 +185,7 @@ impl<'a> Draft<'a> {
             };
         state.rip = rip;
         let mut draft = Self {
+            pool,
             r,
             state,
             patches: vec![],
@@ -160,8 +196,10 @@ impl<'a> Draft<'a> {
             fixed: 1 << 4,
             targets: vec![],
             target_words: vec![],
+            content: None,
         };
         draft.fill_float();
+        draft.choose_segments();
         draft
     }
 
@@ -195,6 +233,16 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// How many general registers, or XMM registers, there are.
+    fn registers(&self) -> u64 {
+        if self.pool.mode == Mode::Bits32 { 8 } else { 16 }
+    }
+
+    /// The widest address.
+    fn address_mask(&self) -> u64 {
+        if self.pool.mode == Mode::Bits32 { 0xffff_ffff } else { u64::MAX }
+    }
+
     fn is_free(&self, register: usize) -> bool {
         self.intact & !self.fixed & 1 << register != 0
     }
@@ -205,7 +253,7 @@ impl<'a> Draft<'a> {
 
     /// Sets what a register starts with; later instructions may count on it.
     fn fix(&mut self, register: usize, value: u64) {
-        self.state.gpr[register] = value;
+        self.state.gpr[register] = value & self.address_mask();
         self.fixed |= 1 << register;
     }
 
@@ -213,8 +261,9 @@ impl<'a> Draft<'a> {
     fn add(&mut self, form: Code) -> bool {
         let before =
             (self.state.clone(), self.patches.len(), self.fixed, self.targets.len(), self.target_words.len());
+        self.content = None;
         let made = self.make(form).and_then(|i| {
-            let mut encoder = Encoder::new(64);
+            let mut encoder = Encoder::new(self.pool.mode.bits());
             encoder.encode(&i, self.ip).ok()?;
             self.accept(encoder.take_buffer(), i.flow_control() != FlowControl::Next)
         });
@@ -230,14 +279,18 @@ impl<'a> Draft<'a> {
     /// Takes an encoded instruction, sometimes with prefixes that it has no use for.
     fn accept(&mut self, mut bytes: Vec<u8>, branches: bool) -> Option<()> {
         if !branches && self.r.chance(8) {
-            bytes.insert(0, self.r.pick(&[0x66, 0x2e, 0x3e, 0x26, 0x36, 0xf2, 0xf3, 0x40, 0x48]));
+            let prefixes: &[u8] = match self.pool.mode {
+                Mode::Bits32 => &[0x66, 0x2e, 0x3e, 0x26, 0x36, 0x64, 0xf2, 0xf3],
+                _ => &[0x66, 0x2e, 0x3e, 0x26, 0x36, 0xf2, 0xf3, 0x40, 0x48],
+            };
+            bytes.insert(0, self.r.pick(prefixes));
         }
-        let mut decoder = Decoder::with_ip(64, &bytes, self.ip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(self.pool.mode.bits(), &bytes, self.ip, DecoderOptions::NONE);
         let i = decoder.decode();
-        if i.is_invalid() || i.len() != bytes.len() || !forms::covered(i.code()) {
+        if i.is_invalid() || i.len() != bytes.len() || !self.pool.covered[i.code() as usize] {
             return None;
         }
-        let undefined = flags_at(&self.code.concat(), self.state.rip, u64::MAX, self.state.gpr[1]);
+        let undefined = self.undefined_flags();
         let flow = Flow::undefined(undefined);
         if flow.matters(&i) {
             return None;
@@ -261,18 +314,24 @@ impl<'a> Draft<'a> {
         Some(())
     }
 
-    /// A store into a later instruction: `mov byte [rip+x], opcode`, and a NOP some way behind it.
+    /// The flags that the code so far leaves undefined.
+    fn undefined_flags(&self) -> u64 {
+        let State { rip, gpr, .. } = &self.state;
+        flags_at(self.pool.mode, &self.code.concat(), *rip, u64::MAX, gpr[1])
+    }
+
+    /// A store into a later instruction: `mov byte [x], opcode`, and a NOP some way behind it.
     fn add_changed_code(&mut self) {
         /// NOP, CLC, STC, CMC, CWDE, CDQ, LAHF, PUSHFQ, INT3, CLD and STD, PUSH, POP, XCHG.
         const OPCODES: [u8; 16] =
             [0x90, 0xf8, 0xf9, 0xf5, 0x98, 0x99, 0x9f, 0x9c, 0xcc, 0xfc, 0xfd, 0x50, 0x55, 0x58, 0x5e, 0x93];
         let store = self.ip;
-        if flags_at(&self.code.concat(), self.state.rip, u64::MAX, self.state.gpr[1]) != 0 {
+        if self.undefined_flags() != 0 {
             // Some of them read the flags.
             return;
         }
         let opcode = self.r.pick(&OPCODES);
-        // mov byte [rip+disp32], imm8 is 7 bytes long.
+        // mov byte [disp32], imm8 is 7 bytes long; in 64-bit mode the address is relative.
         let between: Vec<u8> = (0..self.r.below(3)).map(|_| self.r.pick(&[0xf8, 0xf9, 0x99])).collect();
         let target = store + 7 + between.len() as u64;
         let shown = if self.r.chance(30) && target < layout::CODE + PAGE {
@@ -280,7 +339,10 @@ impl<'a> Draft<'a> {
         } else {
             target
         };
-        let disp = shown.wrapping_sub(store + 7) as u32;
+        let disp = match self.pool.mode {
+            Mode::Bits32 => shown.wrapping_sub(self.base_of(Register::DS)),
+            _ => shown.wrapping_sub(store + 7),
+        } as u32;
         let mut bytes = vec![0xc6, 0x05];
         bytes.extend(disp.to_le_bytes());
         bytes.push(opcode);
@@ -315,22 +377,36 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Whether the instructions from one to another may run once more: no flag that they read is undefined then.
+    fn may_repeat(&self, first: usize, last: usize) -> bool {
+        let mut flow = Flow::undefined(self.undefined_flags());
+        self.instructions[first..=last].iter().all(|i| {
+            let fits = !flow.matters(i);
+            flow.step(i, None);
+            fits
+        })
+    }
+
     /// Gives branches their targets.
     fn aim(&mut self) {
         for index in 0..self.instructions.len() {
             let mut i = self.instructions[index];
-            if i.op_count() == 0 || i.op0_kind() != OpKind::NearBranch64 {
+            if i.op_count() == 0 || !matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32) {
                 continue;
             }
             let counts = matches!(i.mnemonic(), M::Loop | M::Loope | M::Loopne);
-            let target = if counts && self.r.chance(50) && self.state.gpr[1] < 32 {
-                let back = self.r.below(index as u64 + 1) as usize;
-                self.address_of(back)
-            } else {
-                self.destination(index)
-            };
-            i.set_near_branch64(target);
-            let mut encoder = Encoder::new(64);
+            let back = self.r.below(index as u64 + 1) as usize;
+            let target =
+                if counts && self.r.chance(50) && self.state.gpr[1] < 32 && self.may_repeat(back, index) {
+                    self.address_of(back)
+                } else {
+                    self.destination(index)
+                };
+            match i.op0_kind() {
+                OpKind::NearBranch32 => i.set_near_branch32(target as u32),
+                _ => i.set_near_branch64(target),
+            }
+            let mut encoder = Encoder::new(self.pool.mode.bits());
             if encoder.encode(&i, self.address_of(index)).is_ok() {
                 let bytes = encoder.take_buffer();
                 if bytes.len() == self.code[index].len() {
@@ -352,7 +428,7 @@ impl<'a> Draft<'a> {
         if !self.code.is_empty() {
             self.aim();
         }
-        Case { state: self.state, code: self.code, patches: self.patches }
+        Case { state: self.state, code: self.code, patches: self.patches, ..Case::new(self.pool.mode) }
     }
 }
 

@@ -3,8 +3,42 @@
 use iced_x86::{Code, Instruction, Mnemonic as M, OpCodeOperandKind as K, OpKind, Register};
 
 use super::{Draft, number};
-use crate::layout::{self, PAGE};
+use crate::forms;
+use crate::layout::{self, Mode, PAGE};
+use crate::state::fx;
 use crate::values;
+
+/// How wide addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    Bits16,
+    Bits32,
+    Bits64,
+}
+
+impl Width {
+    /// General register `number` in this width.
+    fn register(self, number: usize) -> Register {
+        let first = match self {
+            Self::Bits16 => Register::AX,
+            Self::Bits32 => Register::EAX,
+            Self::Bits64 => Register::RAX,
+        };
+        first + number as u32
+    }
+
+    const fn bytes(self) -> u32 {
+        match self {
+            Self::Bits16 => 2,
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+
+    const fn mask(self) -> u64 {
+        u64::MAX >> (64 - 8 * self.bytes())
+    }
+}
 
 impl Draft<'_> {
     /// An instruction of this form with random operands; `None` where this attempt led to nothing.
@@ -13,9 +47,20 @@ impl Draft<'_> {
         let mut i = Instruction::default();
         i.set_code(form);
         let string = info.op_kinds().iter().any(|k| matches!(k, K::seg_rSI | K::es_rDI));
-        let address32 = self.r.chance(6);
-        for n in 0..info.op_count() {
-            self.operand(&mut i, n, info.op_kind(n), address32)?;
+        let narrow = self.r.chance(6);
+        let width = match (self.pool.mode, narrow) {
+            (Mode::Bits32, false) => Width::Bits32,
+            (Mode::Bits32, true) => Width::Bits16,
+            (_, false) => Width::Bits64,
+            (_, true) => Width::Bits32,
+        };
+        self.prepare_segment(form);
+        if forms::is_xsave(form.mnemonic()) {
+            self.prepare_xsave(&mut i, width)?;
+        } else {
+            for n in 0..info.op_count() {
+                self.operand(&mut i, n, info.op_kind(n), width)?;
+            }
         }
         if info.can_use_lock_prefix() {
             let memory = i.op0_kind() == OpKind::Memory;
@@ -24,6 +69,7 @@ impl Draft<'_> {
         if string {
             self.prepare_string(&mut i);
         }
+        self.finish_segment(&i);
         match form.mnemonic() {
             M::Ret if self.is_intact(4) => self.target_words.push((self.state.gpr[4], self.code.len())),
             M::Loop | M::Loope | M::Loopne if self.is_free(1) && self.r.chance(80) => {
@@ -35,6 +81,9 @@ impl Draft<'_> {
                 let high = self.r.pick(&[0, 0, 1, u64::MAX]);
                 self.fix(2, high);
             }
+            M::F2xm1 | M::Fyl2xp1 => {
+                self.limit_st0(if form.mnemonic() == M::F2xm1 { 0x3ffe } else { 0x3ffc });
+            }
             M::Cmpxchg if self.is_free(0) && i.op0_kind() == OpKind::Register && self.r.chance(50) => {
                 let same = self.state.gpr[number(i.op0_register())];
                 self.fix(0, same);
@@ -44,23 +93,40 @@ impl Draft<'_> {
         Some(i)
     }
 
-    fn operand(&mut self, i: &mut Instruction, n: u32, kind: K, address32: bool) -> Option<()> {
-        let wide = |r: &mut Self, first: Register| first + r.r.below(16) as u32;
+    /// Keeps ST0 within the range for which an instruction is defined, whose largest exponent this is (Intel SDM
+    /// vol. 2, "F2XM1", "FYL2XP1").
+    fn limit_st0(&mut self, exponent: u128) {
+        let value = self.state.get(fx::ST, 10);
+        let own = value >> 64 & 0x7fff;
+        if own > exponent && own != 0x7fff {
+            let less = exponent - u128::from(self.r.below(20));
+            self.state.put(fx::ST, value & !(0x7fff << 64) | less << 64, 10);
+        }
+    }
+
+    fn operand(&mut self, i: &mut Instruction, n: u32, kind: K, width: Width) -> Option<()> {
+        let wide = |r: &mut Self, first: Register| first + r.r.below(r.registers()) as u32;
         let register = match kind {
-            K::mem | K::mem_offs => return self.memory(i, n, kind == K::mem_offs, address32),
+            K::mem | K::mem_offs => return self.memory(i, n, kind == K::mem_offs, width),
             K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem
                 if self.r.chance(50) =>
             {
-                return self.memory(i, n, false, address32);
+                return self.memory(i, n, false, width);
             }
-            K::r8_reg | K::r8_opcode | K::r8_or_mem => Register::AL + self.r.below(20) as u32,
+            K::r8_reg | K::r8_opcode | K::r8_or_mem => {
+                // AL to BH, and in 64-bit mode SPL to R15L.
+                Register::AL + self.r.below(if self.pool.mode == Mode::Bits32 { 8 } else { 20 }) as u32
+            }
             K::r16_reg | K::r16_rm | K::r16_opcode | K::r16_or_mem => wide(self, Register::AX),
-            K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_or_mem => wide(self, Register::EAX),
-            K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_or_mem => wide(self, Register::RAX),
+            K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_or_mem | K::r32_vvvv => wide(self, Register::EAX),
+            K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_or_mem | K::r64_vvvv => wide(self, Register::RAX),
+            K::seg_reg => Register::ES + self.r.below(6) as u32,
             K::mm_reg | K::mm_rm | K::mm_or_mem => Register::MM0 + self.r.below(8) as u32,
             K::xmm_reg | K::xmm_rm | K::xmm_or_mem => wide(self, Register::XMM0),
             K::cr_reg => {
-                self.r.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8])
+                let some = [Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8];
+                // In 32-bit code only AMD's processors have a way to write CR8.
+                self.r.pick(&some[..if self.pool.mode == Mode::Bits32 { 4 } else { 5 }])
             }
             K::dr_reg => Register::DR0 + self.r.below(8) as u32,
             K::es => Register::ES,
@@ -77,10 +143,13 @@ impl Draft<'_> {
             K::rax => Register::RAX,
             K::st0 => Register::ST0,
             K::sti_opcode => Register::ST0 + self.r.below(8) as u32,
-            _ => return self.other_operand(i, n, kind, address32),
+            _ => return self.other_operand(i, n, kind, width),
         };
         i.set_op_kind(n, OpKind::Register);
         i.set_op_register(n, register);
+        if kind != K::seg_reg && self.content.is_some() {
+            self.hold_content(number(register));
+        }
         let indirect = matches!(i.mnemonic(), M::Jmp | M::Call);
         if indirect && self.is_free(number(register)) {
             // Which instruction it is decides where it may go; `aim` makes an address of it.
@@ -92,7 +161,7 @@ impl Draft<'_> {
         Some(())
     }
 
-    fn other_operand(&mut self, i: &mut Instruction, n: u32, kind: K, address32: bool) -> Option<()> {
+    fn other_operand(&mut self, i: &mut Instruction, n: u32, kind: K, width: Width) -> Option<()> {
         let op = match kind {
             K::imm8 if n == 1 && i.op0_kind() == OpKind::Immediate16 => OpKind::Immediate8_2nd,
             K::imm8 | K::imm8_const_1 => OpKind::Immediate8,
@@ -103,31 +172,31 @@ impl Draft<'_> {
             K::imm32 => OpKind::Immediate32,
             K::imm32sex64 => OpKind::Immediate32to64,
             K::imm64 => OpKind::Immediate64,
-            K::seg_rSI => {
-                if address32 {
-                    OpKind::MemorySegESI
-                } else {
-                    OpKind::MemorySegRSI
-                }
-            }
-            K::es_rDI => {
-                if address32 {
-                    OpKind::MemoryESEDI
-                } else {
-                    OpKind::MemoryESRDI
-                }
-            }
+            K::seg_rSI => match width {
+                Width::Bits16 => OpKind::MemorySegSI,
+                Width::Bits32 => OpKind::MemorySegESI,
+                Width::Bits64 => OpKind::MemorySegRSI,
+            },
+            K::es_rDI => match width {
+                Width::Bits16 => OpKind::MemoryESDI,
+                Width::Bits32 => OpKind::MemoryESEDI,
+                Width::Bits64 => OpKind::MemoryESRDI,
+            },
             K::seg_rDI => {
                 let at = self.place(16, false);
                 self.fill(at, 16);
-                self.point(7, at);
-                if address32 { OpKind::MemorySegEDI } else { OpKind::MemorySegRDI }
+                self.point(7, at.wrapping_sub(self.base_of(Register::DS)));
+                match width {
+                    Width::Bits16 => OpKind::MemorySegDI,
+                    Width::Bits32 => OpKind::MemorySegEDI,
+                    Width::Bits64 => OpKind::MemorySegRDI,
+                }
             }
             K::seg_rBX_al => {
-                let at = self.place(1, false);
+                let at = self.place(1, false).wrapping_sub(self.base_of(Register::DS));
                 self.point(3, at.wrapping_sub(self.state.gpr[0] & 0xff));
                 self.fixed |= 1;
-                i.set_memory_base(if address32 { Register::EBX } else { Register::RBX });
+                i.set_memory_base(width.register(3));
                 i.set_memory_index(Register::AL);
                 OpKind::Memory
             }
@@ -136,6 +205,15 @@ impl Draft<'_> {
                 i.set_near_branch64(self.ip);
                 OpKind::NearBranch64
             }
+            K::br32_1 | K::br32_4 => {
+                i.set_near_branch32(self.ip as u32);
+                OpKind::NearBranch32
+            }
+            K::br16_1 | K::br16_2 => {
+                i.set_near_branch16(self.ip as u16);
+                OpKind::NearBranch16
+            }
+            K::farbr2_2 | K::farbr4_2 => return self.far_pointer(i, n, kind),
             _ => return None,
         };
         i.set_op_kind(n, op);
@@ -143,7 +221,7 @@ impl Draft<'_> {
             K::imm8_const_1 => 1,
             // A frame that fits on the stack, and any nesting level.
             K::imm16 if i.mnemonic() == M::Enter => self.r.below(64),
-            K::imm16 if i.mnemonic() == M::Ret => 8 * self.r.below(8),
+            K::imm16 if matches!(i.mnemonic(), M::Ret | M::Retf) => 8 * self.r.below(8),
             _ => values::integer(self.r),
         };
         match op {
@@ -185,7 +263,7 @@ impl Draft<'_> {
             }
         }
         let near = self.place(len.max(1), false);
-        for register in [6, 7] {
+        for (register, segment) in [(6, Register::DS), (7, Register::ES)] {
             // Often close to each other, so that they overlap.
             let at = if self.r.chance(30) {
                 near.wrapping_add(self.r.below(32)).wrapping_sub(16)
@@ -193,7 +271,7 @@ impl Draft<'_> {
                 self.place(len.max(1), false)
             };
             let at = if down && self.r.chance(50) { at.wrapping_add(len * count.min(40)) } else { at };
-            self.point(register, at);
+            self.point(register, at.wrapping_sub(self.base_of(segment)));
         }
         if self.r.chance(40) {
             // Equal elements, so that comparisons go on.
@@ -234,14 +312,16 @@ impl Draft<'_> {
 
     /// Puts something into memory that an instruction is to read.
     fn fill(&mut self, at: u64, len: usize) {
-        if self.r.chance(70) {
+        if let Some(content) = self.content.take() {
+            self.patches.push((at, content));
+        } else if self.r.chance(70) {
             let bytes = values::bytes(self.r, len);
             self.patches.push((at, bytes));
         }
     }
 
-    fn memory(&mut self, i: &mut Instruction, n: u32, direct: bool, address32: bool) -> Option<()> {
-        i.set_op_kind(n, OpKind::Memory);
+    /// A memory operand.
+    fn memory(&mut self, i: &mut Instruction, n: u32, direct: bool, width: Width) -> Option<()> {
         let len = match i.memory_size().size() {
             0 => 8,
             len => len,
@@ -249,43 +329,89 @@ impl Draft<'_> {
         let aligned = len >= 16 && self.r.chance(75);
         let at = self.place(len as u64, aligned);
         self.fill(at, len);
-        if matches!(i.mnemonic(), M::Jmp | M::Call) {
+        if matches!(i.mnemonic(), M::Jmp | M::Call) && !forms::is_far(i.code()) {
             self.target_words.push((at, self.code.len()));
         }
-        let mut offset = at;
-        if self.r.chance(12) && !address32 {
-            let (segment, base) =
-                self.r.pick(&[(Register::FS, layout::FS_BASE), (Register::GS, layout::GS_BASE)]);
+        self.address(i, n, at, direct, width)
+    }
+
+    /// Operand `n` is at linear address `at`.
+    pub(super) fn address(
+        &mut self,
+        i: &mut Instruction,
+        n: u32,
+        at: u64,
+        direct: bool,
+        width: Width,
+    ) -> Option<()> {
+        i.set_op_kind(n, OpKind::Memory);
+        let bits64 = width == Width::Bits64;
+        let mut segment = Register::DS;
+        if self.r.chance(12) && (self.pool.mode == Mode::Bits32 || bits64) || width == Width::Bits16 {
+            segment = self.r.pick(&[Register::FS, Register::GS, Register::ES]);
             i.set_segment_prefix(segment);
-            offset = at.wrapping_sub(base);
+        }
+        let offset = at.wrapping_sub(self.base_of(segment)) & self.address_mask();
+        // Whether a long operand may go round the end of a segment of 4 GiB depends on how it is cut into accesses.
+        let len = i.memory_size().size() as u64;
+        if len > 16 && self.pool.mode == Mode::Bits32 && offset + len > 1 << 32 {
+            return None;
         }
         if direct {
-            let narrow = address32 && offset <= u64::from(u32::MAX);
-            i.set_memory_displ_size(if narrow { 4 } else { 8 });
+            let narrow = width != Width::Bits64 && offset <= width.mask();
+            i.set_memory_displ_size(match (narrow, self.pool.mode) {
+                (true, _) => width.bytes(),
+                (false, Mode::Bits32) => 4,
+                (false, _) => 8,
+            });
             i.set_memory_displacement64(offset);
             return Some(());
         }
-        let fits = i32::try_from(offset as i64).is_ok();
+        if width == Width::Bits16 {
+            return self.based_16(i, offset);
+        }
+        let fits = !bits64 && self.pool.mode == Mode::Bits32 || i32::try_from(offset as i64).is_ok();
         match self.r.below(10) {
-            0 if fits => {
+            0 if fits && self.pool.mode != Mode::Bits32 => {
                 i.set_memory_base(Register::RIP);
                 i.set_memory_displacement64(offset);
                 i.set_memory_displ_size(8);
             }
             1 if fits => {
                 i.set_memory_displacement64(offset);
-                i.set_memory_displ_size(8);
+                i.set_memory_displ_size(width.bytes());
             }
-            2..6 => self.based(i, offset, address32, false)?,
-            _ => self.based(i, offset, address32, true)?,
+            2..6 => self.based(i, offset, width, false)?,
+            _ => self.based(i, offset, width, true)?,
         }
         Some(())
     }
 
+    /// `[BX or BP + SI or DI + disp]`.
+    fn based_16(&mut self, i: &mut Instruction, offset: u64) -> Option<()> {
+        let base = self.r.pick(&[3, 5]);
+        let index = self.r.pick(&[6, 7]);
+        let mut rest = offset;
+        if self.r.chance(60) {
+            i.set_memory_index(Width::Bits16.register(index));
+            rest = rest.wrapping_sub(self.state.gpr[index]);
+            self.fixed |= 1 << index;
+        }
+        let disp = if self.r.chance(50) { 0 } else { self.r.next() & 0xffff };
+        if self.is_free(base) {
+            let high = self.r.next() << 16;
+            self.fix(base, rest.wrapping_sub(disp) & 0xffff | high);
+        }
+        i.set_memory_base(Width::Bits16.register(base));
+        i.set_memory_displacement64(disp);
+        i.set_memory_displ_size(u32::from(disp != 0 || base == 5) * 2);
+        Some(())
+    }
+
     /// `[base + index * scale + disp]`.
-    fn based(&mut self, i: &mut Instruction, offset: u64, address32: bool, indexed: bool) -> Option<()> {
-        let first = if address32 { Register::EAX } else { Register::RAX };
-        let base = self.r.below(16) as usize;
+    fn based(&mut self, i: &mut Instruction, offset: u64, width: Width, indexed: bool) -> Option<()> {
+        let narrow = width == Width::Bits32;
+        let base = self.r.below(self.registers()) as usize;
         let mut disp = match self.r.below(4) {
             0 => 0,
             1 => i64::from(self.r.next() as i8),
@@ -294,16 +420,16 @@ impl Draft<'_> {
         };
         let mut scaled = 0;
         if indexed {
-            let index = self.r.below(16) as usize;
+            let index = self.r.below(self.registers()) as usize;
             if index == 4 {
                 return None;
             }
             let scale = self.r.below(4) as u32;
-            i.set_memory_index(first + index as u32);
+            i.set_memory_index(width.register(index));
             i.set_memory_index_scale(1 << scale);
             if index == base {
                 // One register in both places: only by chance does it point anywhere.
-                i.set_memory_base(first + base as u32);
+                i.set_memory_base(width.register(base));
                 i.set_memory_displ_size(1);
                 i.set_memory_displacement64(disp as u64);
                 return Some(());
@@ -315,19 +441,19 @@ impl Draft<'_> {
         }
         if self.is_free(base) {
             let mut value = offset.wrapping_sub(scaled).wrapping_sub(disp as u64);
-            if address32 {
+            if narrow {
                 value = value & 0xffff_ffff | self.r.next() << 32;
             }
             self.fix(base, value);
         } else if self.is_intact(base) {
             let need = offset.wrapping_sub(scaled).wrapping_sub(self.state.gpr[base]);
-            disp = if address32 { i64::from(need as i32) } else { need as i64 };
+            disp = if narrow { i64::from(need as i32) } else { need as i64 };
         }
         let disp = i32::try_from(disp).ok()?;
-        i.set_memory_base(first + base as u32);
+        i.set_memory_base(width.register(base));
         i.set_memory_displ_size(u32::from(disp != 0 || base & 7 == 5));
         // The encoder wants 32-bit addresses' displacements within 32 bits.
-        i.set_memory_displacement64(if address32 { u64::from(disp as u32) } else { i64::from(disp) as u64 });
+        i.set_memory_displacement64(if narrow { u64::from(disp as u32) } else { i64::from(disp) as u64 });
         Some(())
     }
 }

@@ -25,6 +25,10 @@ pub struct Control {
     pub signal: u32,
     /// Its ucontext, as an address in the child.
     pub context: u64,
+    /// DS, ES, FS and GS, which signal frames do not hold.
+    pub segments: [u16; 4],
+    /// Bases of FS and GS. On the way in they count where the selector is null.
+    pub bases: [u64; 2],
 }
 
 /// The child runs.
@@ -43,21 +47,14 @@ unsafe extern "C" {
     static squib_stub_end: u8;
 }
 
-// At `squib_stub_start` the child sets the segment bases, gives up all other memory and raises its first signal. `squib_stub_handler` is the
-// handler of every signal (RDI: its number, RDX: the ucontext): it hands the turn to the parent, waits for it to come
-// back, and returns from the signal. RFLAGS is cleaned because AC and NT survive the way into a handler.
+// At `squib_stub_start` the child gives up all other memory and raises its first signal. `squib_stub_handler` is the
+// handler of every signal (RDI: its number, RDX: the ucontext): it saves the segment registers, hands the turn to the
+// parent, waits for it to come back, loads the segment registers, and returns from the signal. RFLAGS is cleaned because AC and NT
+// survive the way into a handler.
 global_asm!(
     ".pushsection .text.squib_stub, \"ax\", @progbits",
     ".globl squib_stub_start, squib_stub_handler, squib_stub_end",
     "squib_stub_start:",
-    "mov edi, {set_fs}",
-    "mov esi, {fs_base}",
-    "mov eax, {arch_prctl}",
-    "syscall",
-    "mov edi, {set_gs}",
-    "mov esi, {gs_base}",
-    "mov eax, {arch_prctl}",
-    "syscall",
     "xor edi, edi",
     "mov esi, {base}",
     "mov eax, {munmap}",
@@ -77,6 +74,18 @@ global_asm!(
     "movabs rbx, {shared}",
     "mov [rbx + 4], edi",
     "mov [rbx + 8], rdx",
+    "mov [rbx + 16], ds",
+    "mov [rbx + 18], es",
+    "mov [rbx + 20], fs",
+    "mov [rbx + 22], gs",
+    "mov edi, {get_fs}",
+    "lea rsi, [rbx + 24]",
+    "mov eax, {arch_prctl}",
+    "syscall",
+    "mov edi, {get_gs}",
+    "lea rsi, [rbx + 32]",
+    "mov eax, {arch_prctl}",
+    "syscall",
     "mov dword ptr [rbx], 1",
     "mov rdi, rbx",
     "mov esi, 1", // FUTEX_WAKE
@@ -94,6 +103,24 @@ global_asm!(
     "syscall",
     "jmp 2b",
     "3:",
+    "mov edi, {set_fs}",
+    "mov rsi, [rbx + 24]",
+    "mov eax, {arch_prctl}",
+    "syscall",
+    "mov edi, {set_gs}",
+    "mov rsi, [rbx + 32]",
+    "mov eax, {arch_prctl}",
+    "syscall",
+    "mov ds, [rbx + 16]",
+    "mov es, [rbx + 18]",
+    "cmp word ptr [rbx + 20], 0",
+    "je 4f",
+    "mov fs, [rbx + 20]",
+    "4:",
+    "cmp word ptr [rbx + 22], 0",
+    "je 5f",
+    "mov gs, [rbx + 22]",
+    "5:",
     "mov rsp, [rbx + 8]",
     "mov eax, {sigreturn}",
     "syscall",
@@ -101,8 +128,8 @@ global_asm!(
     ".popsection",
     set_fs = const ARCH_SET_FS,
     set_gs = const ARCH_SET_GS,
-    fs_base = const layout::FS_BASE,
-    gs_base = const layout::GS_BASE,
+    get_fs = const ARCH_GET_FS,
+    get_gs = const ARCH_GET_GS,
     arch_prctl = const libc::SYS_arch_prctl,
     base = const layout::BASE,
     sandbox_end = const SANDBOX_END,
@@ -117,6 +144,8 @@ global_asm!(
 
 const ARCH_SET_GS: i32 = 0x1001;
 const ARCH_SET_FS: i32 = 0x1002;
+const ARCH_GET_FS: i32 = 0x1003;
+const ARCH_GET_GS: i32 = 0x1004;
 
 /// The C library's registration for restartable sequences, which the kernel writes to at every turn.
 const RSEQ_UNREGISTER: i32 = 1;
@@ -215,8 +244,29 @@ fn set_filter() -> io::Result<()> {
     }
 }
 
-/// The C library's restartable-sequences area, if it has registered one: address and length.
-fn rseq_area() -> Option<(u64, u32)> {
+/// Writes the local descriptor table (modify_ldt(2)).
+fn set_ldt() -> io::Result<()> {
+    /// `struct user_desc`: number, base, limit, and flags from bit 0 on.
+    #[repr(C)]
+    struct UserDesc([u32; 4]);
+    const WRITE: i32 = 0x11;
+    for (number, entry) in (0..).zip(layout::LDT) {
+        let Some(d) = entry else { continue };
+        let flags = u32::from(d.big)
+            | u32::from(d.contents) << 1
+            | u32::from(d.restricted) << 3
+            | u32::from(d.pages) << 4
+            | u32::from(!d.present) << 5;
+        let desc = UserDesc([number, d.base as u32, d.limit, flags]);
+        // SAFETY: the kernel copies the structure.
+        check(unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE, &raw const desc, size_of::<UserDesc>()) })?;
+    }
+    Ok(())
+}
+
+/// The C library's restartable-sequences area of this thread, if it has registered one: address and length. Not for
+/// the child, which must not look symbols up: other threads may have held the loader's lock at the fork.
+pub fn rseq_area() -> Option<(u64, u32)> {
     // SAFETY: looks up two symbols of the C library with their documented types (glibc manual, "Restartable
     // Sequences"), and reads the thread pointer, which the ABI keeps at FS:0.
     unsafe {
@@ -235,17 +285,18 @@ fn rseq_area() -> Option<(u64, u32)> {
 ///
 /// # Safety
 /// The process is a fresh fork, and nothing of it is used afterwards.
-pub unsafe fn become_child(file: i32) -> io::Error {
+pub unsafe fn become_child(file: i32, rseq: Option<(u64, u32)>) -> io::Error {
     let prepare = || -> io::Result<()> {
         map_all(file)?;
         let handler = map_stub()?;
         // SAFETY: plain system calls. Nothing here is a restartable sequence.
         unsafe {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0).into())?;
-            if let Some((addr, len)) = rseq_area() {
+            if let Some((addr, len)) = rseq {
                 check(libc::syscall(libc::SYS_rseq, addr, len, RSEQ_UNREGISTER, RSEQ_SIGNATURE))?;
             }
         }
+        set_ldt()?;
         set_signals(handler)?;
         set_filter()
     };

@@ -4,6 +4,7 @@
     reason = "memory shared with a process that runs arbitrary code, copied through raw pointers"
 )]
 
+use std::arch::x86_64::__cpuid_count;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -14,10 +15,16 @@ use super::Failure;
 use super::child::{self, Control, SHARED, SHARED_LEN, TURN_CHILD, TURN_PARENT};
 use crate::case::Case;
 use crate::layout;
-use crate::state::{Event, Outcome, SETTABLE, State, fx};
+use crate::state::{Event, Outcome, POINTERS, RESUME, SETTABLE, State, fx};
 
-/// Longest that a case may take.
+/// Longest that a case may take, unless it is said to be slow.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Longest that it may take where it looks endless.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Flags of `uc_flags`: SS is in the frame, and is to be restored (arch/x86/include/uapi/asm/ucontext.h).
+const SS_COUNTS: u64 = 2 | 4;
 
 const FILE_LEN: usize = layout::MEMORY + SHARED_LEN as usize;
 
@@ -50,6 +57,27 @@ pub struct Host {
     /// The sandbox's memory and the shared memory.
     base: *mut u8,
     child: libc::pid_t,
+    patience: Duration,
+    pointers: bool,
+}
+
+/// Keeps this thread, and processes that it forks, on one of the processors that it may use: the one with this number,
+/// counted round. Where that fails, the thread stays where it is.
+pub fn settle(number: usize) {
+    // SAFETY: plain system calls with sets that live here.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) != 0 {
+            return;
+        }
+        let count = libc::CPU_COUNT(&allowed).max(1) as usize;
+        let cpus = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed));
+        if let Some(cpu) = cpus.take(count).nth(number % count) {
+            let mut one: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu, &mut one);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
+        }
+    }
 }
 
 fn failed(what: &str) -> String {
@@ -79,18 +107,20 @@ impl Host {
             }
             (file, base.cast())
         };
-        let mut host = Self { file, base, child: 0 };
+        let pointers = __cpuid_count(7, 0).ebx & POINTERS == POINTERS;
+        let mut host = Self { file, base, child: 0, patience: PATIENCE, pointers };
         host.start()?;
         Ok(host)
     }
 
     fn start(&mut self) -> Result<(), String> {
         self.turn().store(TURN_CHILD, Ordering::Release);
+        let rseq = child::rseq_area();
         // SAFETY: the child only makes system calls, and never comes back.
         self.child = unsafe {
             match libc::fork() {
                 0 => {
-                    let error = child::become_child(self.file.as_raw_fd());
+                    let error = child::become_child(self.file.as_raw_fd(), rseq);
                     libc::_exit(error.raw_os_error().unwrap_or(1) & 0x7f)
                 }
                 pid => pid,
@@ -115,7 +145,7 @@ impl Host {
 
     /// Waits until it is the parent's turn.
     fn wait(&mut self) -> Result<(), Failure> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         while self.turn().load(Ordering::Acquire) != TURN_PARENT {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -177,11 +207,25 @@ impl Host {
         }
     }
 
+    /// Runs a case that is thought to be endless.
+    ///
+    /// # Errors
+    /// [`Failure`]; the next case finds a new child.
+    pub fn run_briefly(&mut self, case: &Case) -> Result<Outcome, Failure> {
+        self.patience = LITTLE_PATIENCE;
+        let result = self.run(case);
+        self.patience = PATIENCE;
+        result
+    }
+
     /// Runs `case`.
     ///
     /// # Errors
     /// [`Failure`]; the next case finds a new child.
     pub fn run(&mut self, case: &Case) -> Result<Outcome, Failure> {
+        if !case.is_for_hosts() {
+            return Err(Failure::Supervisor);
+        }
         if self.child == 0 {
             self.start().map_err(Failure::Died)?;
         }
@@ -200,7 +244,7 @@ impl Host {
         if unsafe { (*self.control()).signal } == libc::SIGSYS as u32 {
             return Err(Failure::SystemCall);
         }
-        self.outcome()
+        self.outcome(case)
     }
 
     fn enter(&mut self, case: &Case) -> Result<(), Failure> {
@@ -217,8 +261,15 @@ impl Host {
             }
             gregs.add(libc::REG_RIP as usize).write_unaligned(s.rip as i64);
             let flags = gregs.add(libc::REG_EFL as usize);
-            let kept = flags.read_unaligned() as u64 & !(SETTABLE | 1 << 16);
+            let kept = flags.read_unaligned() as u64 & !(SETTABLE | RESUME);
             flags.write_unaligned((kept | s.rflags & SETTABLE) as i64);
+            let [es, cs, ss, ds, fs, gs] = s.segments;
+            let selectors = u64::from(cs) | u64::from(ss) << 48;
+            gregs.add(libc::REG_CSGSFS as usize).write_unaligned(selectors as i64);
+            let uc_flags = &raw mut (*context).uc_flags;
+            uc_flags.write_unaligned(uc_flags.read_unaligned() | SS_COUNTS);
+            (*self.control()).segments = [ds, es, fs, gs];
+            (*self.control()).bases = s.bases;
             // The processor's own MXCSR_MASK is to stay.
             let mask = fx::MXCSR_MASK;
             ptr::copy_nonoverlapping(s.fx.as_ptr(), fp, mask);
@@ -229,9 +280,9 @@ impl Host {
         Ok(())
     }
 
-    fn outcome(&self) -> Result<Outcome, Failure> {
+    fn outcome(&self, case: &Case) -> Result<Outcome, Failure> {
         let (context, fp) = self.frame()?;
-        let mut state = State::default();
+        let mut state = State::new(case.mode);
         let mut memory = vec![0; layout::MEMORY].into_boxed_slice();
         // SAFETY: all of it is mapped and in bounds, and the child waits.
         unsafe {
@@ -240,12 +291,16 @@ impl Host {
             state.gpr = GREGS.map(get);
             state.rip = get(libc::REG_RIP);
             state.rflags = get(libc::REG_EFL);
+            let selectors = get(libc::REG_CSGSFS);
+            let [ds, es, fs, gs] = (*self.control()).segments;
+            state.segments = [es, selectors as u16, (selectors >> 48) as u16, ds, fs, gs];
+            state.bases = (*self.control()).bases;
             ptr::copy_nonoverlapping(fp, state.fx.as_mut_ptr(), fx::SIZE);
             ptr::copy_nonoverlapping(self.base, memory.as_mut_ptr(), layout::MEMORY);
             let vector = get(libc::REG_TRAPNO) as u8;
             let address = if vector == 14 { get(libc::REG_CR2) } else { 0 };
-            let event = Event { vector, error: get(libc::REG_ERR) as u32, address };
-            Ok(Outcome { state, memory, event })
+            let event = Event::Exception { vector, error: get(libc::REG_ERR) as u32, address };
+            Ok(Outcome { state, memory, event, pointers: self.pointers })
         }
     }
 }
@@ -261,58 +316,48 @@ impl Drop for Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::Line;
+    use crate::case::Test;
+    use crate::state::BREAKPOINT;
 
-    fn run(host: &mut Host, line: &str) -> Result<Outcome, Failure> {
-        host.run(&line.parse::<Line>().unwrap().case)
+    fn run(host: &mut Host, text: &str) -> Result<Outcome, Failure> {
+        host.run(&text.parse::<Test>().unwrap().case)
     }
 
     #[test]
     fn registers_go_in_and_come_out() {
         let mut host = Host::new().unwrap();
-        let line = "rip=20001100 code=480fafc1 rax=3 rcx=fffffffffffffffe r15=7 xmm15=123456789abcdef00fedcba987654321";
-        let end = run(&mut host, line).unwrap();
-        assert_eq!((end.event.vector, end.state.gpr[0]), (3, -6i64 as u64));
-        assert_eq!((end.state.rip, end.state.gpr[15]), (0x2000_1105, 7));
+        let text = "code=480fafc1 rax=3 rcx=fffffffffffffffe r15=7 xmm15=123456789abcdef00fedcba987654321";
+        let end = run(&mut host, text).unwrap();
+        assert_eq!((end.event, end.state.gpr[0]), (BREAKPOINT, -6i64 as u64));
+        assert_eq!((end.state.rip, end.state.gpr[15]), (layout::START + 5, 7));
         assert_eq!(end.state.get(fx::XMM + 240, 16), 0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
     }
 
     #[test]
-    fn faults_are_told_with_address_and_code() {
+    fn segment_registers_go_in_and_come_out() {
         let mut host = Host::new().unwrap();
-        let event = |vector, error, address| Event { vector, error, address };
-        let cases = [
-            // mov [rax], ecx; mov eax, [rax]; div ecx; ud2; hlt; jmp rax; mov eax, [rax]
-            ("890800 rax=20006ffe", event(14, 7, 0x2000_6ffe)),
-            ("8b00 rax=20003ffe", event(14, 4, 0x2000_3ffe)),
-            ("f7f1", event(0, 0, 0)),
-            ("0f0b", event(6, 0, 0)),
-            ("f4", event(13, 0, 0)),
-            ("ffe0 rax=20004000", event(14, 0x15, 0x2000_4000)),
-            ("8b00 rax=8000000000000000", event(13, 0, 0)),
-        ];
-        for (code, expected) in cases {
-            let end = run(&mut host, &format!("rip=20001100 code={code}")).unwrap();
-            assert_eq!(end.event, expected, "{code}");
-        }
-    }
-
-    #[test]
-    fn segment_bases_are_those_of_the_layout() {
-        let mut host = Host::new().unwrap();
-        // mov rax, fs:[0]; mov rcx, gs:[0]
-        let line = "rip=20001100 code=64488b042500000000.65488b0c2500000000 20004800=01 20005400=02";
-        let end = run(&mut host, line).unwrap();
-        assert_eq!((end.state.gpr[0] as u8, end.state.gpr[1] as u8), (1, 2));
+        // mov rax, fs:[0]; mov rcx, gs:[0]; mov ds, edx
+        let end =
+            run(&mut host, "code=64488b042500000000.65488b0c2500000000.8eda rdx=2b 20004800=01 20005400=02");
+        let end = end.unwrap().state;
+        assert_eq!((end.gpr[0] as u8, end.gpr[1] as u8), (1, 2));
+        assert_eq!(end.segments, [0, 0x33, 0x2b, 0x2b, 0, 0]);
+        assert_eq!(end.bases, [layout::FS_BASE, layout::GS_BASE]);
+        // Compatibility mode: inc eax, which is a REX prefix in 64-bit mode; mov ecx, fs:[0]
+        let end = run(&mut host, "mode=32 code=40.648b0d00000000 rax=5 20004800=01020304").unwrap().state;
+        assert_eq!((end.gpr[0], end.gpr[1]), (6, 0x0403_0201));
+        assert_eq!(end.segments, [0x2b, 0x23, 0x2b, 0x2b, layout::FS, layout::GS]);
     }
 
     #[test]
     fn system_calls_and_endless_code_do_no_harm() {
         let mut host = Host::new().unwrap();
-        // syscall (exit_group); int 0x80; jmp $
-        assert_eq!(run(&mut host, "rip=20001100 code=0f05 rax=e7").err(), Some(Failure::SystemCall));
-        assert_eq!(run(&mut host, "rip=20001100 code=cd80 rax=1").err(), Some(Failure::SystemCall));
-        assert_eq!(run(&mut host, "rip=20001100 code=ebfe").err(), Some(Failure::Endless));
-        assert_eq!(run(&mut host, "rip=20001100 code=90").unwrap().event.vector, 3);
+        // syscall (exit_group); int 0x80 (exit) in both modes; jmp $
+        assert_eq!(run(&mut host, "code=0f05 rax=e7").err(), Some(Failure::SystemCall));
+        assert_eq!(run(&mut host, "code=cd80 rax=1").err(), Some(Failure::SystemCall));
+        assert_eq!(run(&mut host, "mode=32 code=cd80 rax=1").err(), Some(Failure::SystemCall));
+        assert_eq!(run(&mut host, "code=ebfe").err(), Some(Failure::Endless));
+        assert_eq!(run(&mut host, "mode=ring0 code=90").err(), Some(Failure::Supervisor));
+        assert_eq!(run(&mut host, "code=90").unwrap().event, BREAKPOINT);
     }
 }

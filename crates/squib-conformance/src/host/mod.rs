@@ -11,13 +11,16 @@ mod child;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod linux;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use linux::Host;
+pub use linux::{Host, settle};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod other {
     use crate::case::Case;
     use crate::host::Failure;
     use crate::state::Outcome;
+
+    /// Nothing to settle.
+    pub fn settle(_number: usize) {}
 
     /// There is no oracle here.
     pub struct Host(std::convert::Infallible);
@@ -38,10 +41,18 @@ mod other {
         pub fn run(&mut self, _case: &Case) -> Result<Outcome, Failure> {
             match self.0 {}
         }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn run_briefly(&mut self, _case: &Case) -> Result<Outcome, Failure> {
+            match self.0 {}
+        }
     }
 }
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub use other::Host;
+pub use other::{Host, settle};
 
 /// Why the host gave no outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +61,8 @@ pub enum Failure {
     Endless,
     /// The case called the kernel.
     SystemCall,
+    /// The case is for a supervisor.
+    Supervisor,
     /// The child is gone.
     Died(String),
 }

@@ -94,8 +94,11 @@ const fn with_memory(code: Code, insn: VecInsn) -> VecInsn {
         Code::Movss_xmm_xmmm32 | Code::Movsd_xmm_xmmm64 => VecInsn { op: VecOp::Mov, form },
         // The single element in memory is the one to insert, whatever the immediate selects.
         Code::Insertps_xmm_xmmm32_imm8 => VecInsn { op: VecOp::InsertpsMem, form },
-        // Without an MMX register it does not enter MMX state (SDM vol. 2, CVTPI2PD).
-        Code::Cvtpi2pd_xmm_mmm64 => VecInsn { op, form: Form { mmx: false, ..form } },
+        // Without an MMX register it does not enter MMX state (SDM vol. 2, CVTPI2PD; of CVTPI2PS processors
+        // show the same).
+        Code::Cvtpi2pd_xmm_mmm64 | Code::Cvtpi2ps_xmm_mmm64 => {
+            VecInsn { op, form: Form { mmx: false, ..form } }
+        }
         _ => insn,
     }
 }

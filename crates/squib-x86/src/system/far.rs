@@ -169,9 +169,10 @@ pub fn call<E: Env + ?Sized>(
     }
     match resolve(env, selector, true)? {
         Target::Code(target) => {
-            target.check_rip(offset)?;
             let cs = enter(env, &target, selector)?;
+            // As near calls do, it writes the return address before it checks its target.
             stack.push(env, size, &[old_cs, next_rip])?;
+            target.check_rip(offset)?;
             arrive(env, cs, target.cpl, offset, None, &stack);
         }
         Target::Gate { target, selector, offset, size, parameters } => {
@@ -226,7 +227,7 @@ fn arrive<E: Env + ?Sized>(env: &mut E, cs: Seg, cpl: u8, rip: u64, ss: Option<S
 pub fn ret<E: Env + ?Sized>(env: &mut E, size: Size, release: u16) -> Result<(), Stop> {
     let mut stack = Stack::current(env);
     let rip = stack.pop(env, size)?;
-    let selector = stack.pop(env, size)? as u16;
+    let selector = stack.pop_selector(env, size)?;
     stack.skip(release.into());
     if is_real_mode(env) {
         check_real_mode(env, rip)?;

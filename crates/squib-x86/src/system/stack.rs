@@ -14,7 +14,7 @@ pub(super) fn within(seg: &Seg, offset: u64, len: u64) -> bool {
         let top = if seg.has(Seg::DB) { 0xffff_ffff } else { 0xffff };
         offset > limit && last <= top
     } else {
-        last <= limit
+        last <= limit || seg.is_flat()
     }
 }
 
@@ -120,6 +120,16 @@ impl Stack {
         let value = env.read(self.linear(self.sp, size.bytes())?, size, self.rights)?;
         self.skip(size.bytes());
         Ok(value)
+    }
+
+    /// Pops a selector, of whose slot only the lower half is read.
+    ///
+    /// # Errors
+    /// #SS, #PF.
+    pub(super) fn pop_selector<E: Env + ?Sized>(&mut self, env: &mut E, size: Size) -> Result<u16, Stop> {
+        let value = env.read(self.linear(self.sp, 2)?, Size::B2, self.rights)?;
+        self.skip(size.bytes());
+        Ok(value as u16)
     }
 
     /// Moves the pointer up.

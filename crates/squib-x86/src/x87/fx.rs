@@ -14,8 +14,7 @@ pub const ST: usize = 32;
 /// Where XMM0 is; each register takes 16 bytes.
 pub const XMM: usize = 160;
 
-/// Where FIP, FCS, FDP and FDS are and how wide: with REX.W, FIP and FDP have 64 bits and there are no
-/// selectors.
+/// How wide FIP and FDP are: with REX.W they have 64 bits, else 32, followed by selectors, which are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     /// FXSAVE.
@@ -26,7 +25,7 @@ pub enum Width {
 
 /// Writes the x87 part: bytes 0 to 23 and 32 to 159, of which the reserved ones stay as they are.
 pub fn save_x87(unit: &X87, width: Width, area: &mut [u8; SIZE]) {
-    let Pointers { opcode, ip, cs, dp, ds } = unit.pointers;
+    let Pointers { opcode, ip, dp } = unit.pointers;
     area[0..2].copy_from_slice(&unit.control().to_le_bytes());
     area[2..4].copy_from_slice(&unit.status().to_le_bytes());
     area[4] = unit.valid();
@@ -35,10 +34,8 @@ pub fn save_x87(unit: &X87, width: Width, area: &mut [u8; SIZE]) {
     area[8..16].copy_from_slice(&ip.to_le_bytes());
     area[16..24].copy_from_slice(&dp.to_le_bytes());
     if width == Width::Bits32 {
-        area[12..14].copy_from_slice(&cs.to_le_bytes());
-        area[14..16].fill(0);
-        area[20..22].copy_from_slice(&ds.to_le_bytes());
-        area[22..24].fill(0);
+        area[12..16].fill(0);
+        area[20..24].fill(0);
     }
     for (i, slot) in (0..).zip(area[ST..ST + 128].chunks_exact_mut(16)) {
         slot[..10].copy_from_slice(&unit.raw(i).to_bits().to_le_bytes()[..10]);
@@ -57,15 +54,11 @@ pub fn restore_x87(area: &[u8; SIZE], width: Width) -> X87 {
     unit.pointers.opcode = word(6) & 0x7ff;
     unit.pointers.ip = long(8);
     unit.pointers.dp = long(16);
-    match width {
-        Width::Bits32 => {
-            unit.pointers.cs = word(12);
-            unit.pointers.ds = word(20);
-        }
-        Width::Bits64 => {
-            unit.pointers.ip |= long(12) << 32;
-            unit.pointers.dp |= long(20) << 32;
-        }
+    if width == Width::Bits64 {
+        // Linear addresses are all that the registers have room for (Intel SDM vol. 1, 10.5.1.1).
+        let canonical = |low: u64, high: u64| ((low | high << 32) << 16).cast_signed() >> 16;
+        unit.pointers.ip = canonical(unit.pointers.ip, long(12)).cast_unsigned();
+        unit.pointers.dp = canonical(unit.pointers.dp, long(20)).cast_unsigned();
     }
     for (i, slot) in (0..).zip(area[ST..ST + 128].chunks_exact(16)) {
         let mut bits = [0; 16];

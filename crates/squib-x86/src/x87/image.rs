@@ -63,29 +63,22 @@ impl X87 {
     /// What FNSTENV stores: [`Layout::environment_bytes`] of it. FNSTENV then masks all exceptions, see
     /// [`mask_all`](Self::mask_all).
     pub fn environment(&self, layout: Layout) -> [u8; 28] {
-        let Pointers { opcode, ip, cs, dp, ds } = self.pointers;
+        let Pointers { opcode, ip, dp } = self.pointers;
         let (ip, dp, opcode) = (ip as u32, dp as u32, u32::from(opcode & 0x7ff));
         let unused = match layout {
             Layout::Real32 | Layout::Protected32 => 0xffff_0000,
             Layout::Real16 | Layout::Protected16 => 0,
         };
-        let linear = |selector: u16, offset: u32| (u32::from(selector) << 4).wrapping_add(offset);
         let [ip, cs, dp, ds] = match layout {
-            Layout::Protected32 => [ip, opcode << 16 | u32::from(cs), dp, unused | u32::from(ds)],
-            Layout::Protected16 => [ip, cs.into(), dp, ds.into()],
-            Layout::Real16 => {
-                let (ip, dp) = (linear(cs, ip), linear(ds, dp));
-                [ip, ip >> 4 & 0xf000 | opcode, dp, dp >> 4 & 0xf000]
-            }
-            Layout::Real32 => {
-                let (ip, dp) = (linear(cs, ip), linear(ds, dp));
-                [
-                    unused | ip & 0xffff,
-                    ip >> 4 & 0x0fff_f000 | opcode,
-                    unused | dp & 0xffff,
-                    dp >> 4 & 0x0fff_f000,
-                ]
-            }
+            Layout::Protected32 => [ip, opcode << 16, dp, unused],
+            Layout::Protected16 => [ip, 0, dp, 0],
+            Layout::Real16 => [ip, ip >> 4 & 0xf000 | opcode, dp, dp >> 4 & 0xf000],
+            Layout::Real32 => [
+                unused | ip & 0xffff,
+                ip >> 4 & 0x0fff_f000 | opcode,
+                unused | dp & 0xffff,
+                dp >> 4 & 0x0fff_f000,
+            ],
         };
         let words = [
             unused | u32::from(self.control()),
@@ -118,26 +111,14 @@ impl X87 {
         self.set_status(status as u16);
         self.set_tag_word(tags as u16);
         self.pointers = match layout {
-            Layout::Protected32 => Pointers {
-                opcode: (cs >> 16) as u16 & 0x7ff,
-                ip: ip.into(),
-                cs: cs as u16,
-                dp: dp.into(),
-                ds: ds as u16,
-            },
-            Layout::Protected16 => Pointers {
-                opcode: self.pointers.opcode,
-                ip: ip.into(),
-                cs: cs as u16,
-                dp: dp.into(),
-                ds: ds as u16,
-            },
+            Layout::Protected32 => {
+                Pointers { opcode: (cs >> 16) as u16 & 0x7ff, ip: ip.into(), dp: dp.into() }
+            }
+            Layout::Protected16 => Pointers { opcode: self.pointers.opcode, ip: ip.into(), dp: dp.into() },
             Layout::Real16 | Layout::Real32 => Pointers {
                 opcode: cs as u16 & 0x7ff,
                 ip: u64::from(ip & 0xffff | (cs & 0x0fff_f000) << 4),
-                cs: 0,
                 dp: u64::from(dp & 0xffff | (ds & 0x0fff_f000) << 4),
-                ds: 0,
             },
         };
     }

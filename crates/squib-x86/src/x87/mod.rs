@@ -34,19 +34,16 @@ mod status {
     pub(super) const CONDITION: u16 = C0 | C1 | C2 | C3;
 }
 
-/// Where the last recorded instruction was: FOP, FIP and FDP with their selectors.
+/// Where the last recorded instruction was. FIP follows every instruction, FOP and FDP only those that raise an unmasked
+/// exception; there are no selectors (Intel SDM vol. 1, 8.1.8 and 8.1.9, and CPUID leaf 7 EBX bits 6 and 13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pointers {
     /// FOP: the low three bits of the first opcode byte, then the second byte; 11 bits.
     pub opcode: u16,
     /// FIP.
     pub ip: u64,
-    /// FCS.
-    pub cs: u16,
     /// FDP.
     pub dp: u64,
-    /// FDS.
-    pub ds: u16,
 }
 
 /// The unit's state.
@@ -79,7 +76,7 @@ impl X87 {
         valid: 0xff,
         control: ControlWord::from_bits(0x40),
         status: 0,
-        pointers: Pointers { opcode: 0, ip: 0, cs: 0, dp: 0, ds: 0 },
+        pointers: Pointers { opcode: 0, ip: 0, dp: 0 },
     };
 
     /// FNINIT. The numbers in the registers stay.

@@ -1,0 +1,431 @@
+//! Cases on a backend: the same address space, descriptor tables and selectors as on the host, a supervisor that does
+//! nothing but halt at every exception, and the case under it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use squib_core::x86::bits::*;
+use squib_core::x86::{DebugRegisters, DescriptorTable, Registers, Segment, SystemRegisters};
+use squib_core::{
+    Clock, Error, ErrorCode, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry,
+    VmExit, Waker,
+};
+
+use crate::case::{Case, has_error_code};
+use crate::layout::{self, Access, LDT, PAGE, selector};
+use crate::state::{Event, Outcome, POINTERS, State, fx};
+use crate::system::SUPERVISOR;
+
+/// Guest-physical addresses, which the supervisor sees from [`SUPERVISOR`] on.
+mod phys {
+    pub const PML4: u64 = 0x1000;
+    pub const LOW_PDPT: u64 = 0x2000;
+    pub const LOW_PD: u64 = 0x3000;
+    pub const LOW_PT: u64 = 0x4000;
+    pub const HIGH_PDPT: u64 = 0x5000;
+    pub const HIGH_PD: u64 = 0x6000;
+    pub const HIGH_PT: u64 = 0x7000;
+    pub const GDT: u64 = 0x8000;
+    pub const IDT: u64 = 0x9000;
+    pub const STUBS: u64 = 0xa000;
+    pub const TSS: u64 = 0xb000;
+    pub const LDT: u64 = 0xc000;
+    /// End of the stack that every exception gets.
+    pub const STACK_TOP: u64 = 0xe000;
+    /// End of what the supervisor sees.
+    pub const END: u64 = 0x10000;
+    /// The pages of cases, the last one first.
+    pub const CASE: u64 = 0x40000;
+    pub const SIZE: u64 = 0x8_0000;
+}
+
+/// CR4.FSGSBASE: user code may read and write the bases of FS and GS.
+const CR4_FSGSBASE: u64 = 1 << 16;
+
+const VECTORS: u64 = 32;
+const STUB: u64 = 16;
+
+/// Instructions after which a case counts as endless, unless it is asked for more.
+const BUDGET: u64 = 200_000;
+
+/// How long a case may run where instructions are not counted.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A clock that stands still, so that runs repeat.
+struct Frozen;
+
+impl Clock for Frozen {
+    fn now_ns(&self) -> u64 {
+        0
+    }
+
+    fn unix_ns(&self) -> u64 {
+        0
+    }
+}
+
+impl Waker for Frozen {
+    fn wake(&self) {}
+}
+
+/// A vCPU that runs cases.
+pub struct Guest {
+    memory: Arc<GuestMemory>,
+    vcpu: Box<dyn Vcpu>,
+    counts: bool,
+    /// What the case's memory holds now.
+    holds: Box<[u8]>,
+    /// The supervisor's memory as it was made.
+    supervisor: Vec<u8>,
+    /// The case before may have changed the supervisor's state.
+    disturbed: bool,
+    xsave: Vec<u8>,
+    xcr0: u64,
+    cr4: u64,
+    pointers: bool,
+}
+
+/// Why there is no outcome.
+#[derive(Debug)]
+pub enum Failure {
+    /// The case did not end.
+    Endless,
+    /// The backend failed, or left for a reason that no case has.
+    Broken(String),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Broken(e.to_string())
+    }
+}
+
+/// Where page `backing` of a case is.
+fn page_of(backing: usize) -> u64 {
+    phys::CASE + (layout::BACKING - backing) as u64 * PAGE
+}
+
+impl Guest {
+    /// A vCPU of `backend`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn new(backend: &dyn HypervisorBackend) -> Result<Self> {
+        let memory = GuestMemory::new(phys::SIZE)?;
+        write_tables(&memory)?;
+        let config = VmConfig {
+            memory: memory.clone(),
+            irqchip: IrqchipKind::None,
+            clock: Arc::new(Frozen),
+            waker: Arc::new(Frozen),
+        };
+        let mut vcpu = backend.create_vm(&config)?.create_vcpu(0)?;
+        let x86 = vcpu.x86()?;
+        // Leaf 1 ECX bit 26: XSAVE. Leaf 7 EBX bit 0: FSGSBASE.
+        let xsave = x86.cpuid(1, 0)?.ecx >> 26 & 1 != 0;
+        let features = x86.cpuid(7, 0)?.ebx;
+        let bases = features & 1 != 0;
+        let mut cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+        cr4 |= if xsave { CR4_OSXSAVE } else { 0 } | if bases { CR4_FSGSBASE } else { 0 };
+        let mut supervisor = vec![0; phys::END as usize];
+        memory.read(0, &mut supervisor)?;
+        Ok(Self {
+            xsave: x86.xsave()?,
+            xcr0: if xsave { 3 } else { 1 },
+            memory,
+            vcpu,
+            counts: backend.capabilities().instruction_budget,
+            holds: vec![0; layout::MEMORY].into(),
+            supervisor,
+            disturbed: true,
+            cr4,
+            pointers: features & POINTERS == POINTERS,
+        })
+    }
+
+    /// Runs `case`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn run(&mut self, case: &Case) -> std::result::Result<Outcome, Failure> {
+        self.run_within(case, BUDGET)
+    }
+
+    /// Runs `case` for up to `budget` instructions, where the backend counts them.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn run_within(&mut self, case: &Case, budget: u64) -> std::result::Result<Outcome, Failure> {
+        self.enter(case)?;
+        let exit = if self.counts {
+            self.vcpu.set_budget(Some(budget))?;
+            self.vcpu.run(VmEntry::Resume)?
+        } else {
+            self.run_patiently()?
+        };
+        match exit {
+            VmExit::Hlt => Ok(self.outcome(case)?),
+            VmExit::TripleFault => Ok(Outcome { event: Event::TripleFault, ..self.outcome(case)? }),
+            VmExit::BudgetSpent | VmExit::Cancelled => Err(Failure::Endless),
+            other => Err(Failure::Broken(format!("{other:?}"))),
+        }
+    }
+
+    fn run_patiently(&mut self) -> Result<VmExit> {
+        let stop = self.vcpu.cancel_handle();
+        let (done, wait) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    stop.cancel();
+                }
+            });
+            let exit = self.vcpu.run(VmEntry::Resume);
+            drop(done);
+            exit
+        })
+    }
+
+    /// The vCPU, for what a case left in system registers.
+    pub fn vcpu(&mut self) -> &mut dyn Vcpu {
+        &mut *self.vcpu
+    }
+
+    /// `len` bytes of the supervisor's memory.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`] for what is not the supervisor's.
+    pub fn supervisor(&self, addr: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.memory.read(supervised(addr, len)?, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Puts the case's memory and registers in place.
+    fn enter(&mut self, case: &Case) -> Result<()> {
+        let memory = case.memory();
+        for (backing, page) in memory.chunks(PAGE as usize).enumerate() {
+            let range = backing * PAGE as usize..(backing + 1) * PAGE as usize;
+            if self.holds[range.clone()] != *page {
+                self.memory.write(page_of(backing), page)?;
+                self.holds[range].copy_from_slice(page);
+            }
+        }
+        if self.disturbed {
+            self.memory.write(0, &self.supervisor)?;
+        }
+        for (addr, bytes) in case.patches.iter().filter(|(addr, _)| *addr >= SUPERVISOR) {
+            self.memory.write(supervised(*addr, bytes.len())?, bytes)?;
+        }
+        let s = &case.state;
+        self.xsave[..fx::SIZE].copy_from_slice(&s.fx);
+        self.xsave[fx::MXCSR_MASK..fx::MXCSR_MASK + 4].copy_from_slice(&0xffffu32.to_le_bytes());
+        self.xsave[512] |= 3;
+        let x86 = self.vcpu.x86()?;
+        x86.set_system_registers(&system_registers(case, self.cr4))?;
+        if self.disturbed {
+            x86.set_xcr0(self.xcr0)?;
+            x86.set_debug_registers(&DebugRegisters { db: [0; 4], dr6: 0xffff_0ff0, dr7: 0x400 })?;
+        }
+        for (register, value) in &case.system {
+            register.set(x86, *value)?;
+        }
+        x86.set_xsave(&self.xsave)?;
+        x86.set_registers(&Registers::from_gprs(s.gpr, s.rip, s.rflags | 2))?;
+        self.disturbed = !case.is_for_hosts();
+        Ok(())
+    }
+
+    /// What the case left, seen from the handler of the exception that ended it, or where it halted.
+    fn outcome(&mut self, case: &Case) -> Result<Outcome> {
+        let x86 = self.vcpu.x86()?;
+        let registers = x86.registers()?;
+        let system = x86.system_registers()?;
+        let mut state = State::new(case.mode);
+        state.gpr = registers.gprs();
+        state.rip = registers.rip;
+        state.rflags = registers.rflags;
+        state.segments =
+            [&system.es, &system.cs, &system.ss, &system.ds, &system.fs, &system.gs].map(|s| s.selector);
+        state.bases = [system.fs.base, system.gs.base];
+        state.fx.copy_from_slice(&x86.xsave()?[..fx::SIZE]);
+        let stub = registers.rip.wrapping_sub(SUPERVISOR + phys::STUBS);
+        let mut event = Event::Halt;
+        if stub < VECTORS * STUB {
+            let vector = (stub / STUB) as u8;
+            let mut at = registers.rsp.wrapping_sub(SUPERVISOR);
+            let mut pop = || {
+                let word = self.memory.read_array::<8>(at).map(u64::from_le_bytes);
+                at = at.wrapping_add(8);
+                word
+            };
+            let error = if has_error_code(vector) { pop()? as u32 } else { 0 };
+            state.rip = pop()?;
+            state.segments[1] = pop()? as u16;
+            state.rflags = pop()?;
+            state.gpr[4] = pop()?;
+            state.segments[2] = pop()? as u16;
+            let address = if vector == 14 { system.cr2 } else { 0 };
+            event = Event::Exception { vector, error, address };
+        }
+        for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
+            self.memory.read(page_of(backing), page)?;
+        }
+        Ok(Outcome { state, memory: self.holds.clone(), event, pointers: self.pointers })
+    }
+}
+
+/// The guest-physical address of `len` bytes of the supervisor's memory.
+fn supervised(addr: u64, len: usize) -> Result<u64> {
+    let at = addr.wrapping_sub(SUPERVISOR);
+    if at.checked_add(len as u64).is_none_or(|end| end > phys::END) {
+        return Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!("{addr:#x} is not the supervisor's memory"),
+        ));
+    }
+    Ok(at)
+}
+
+fn put(memory: &GuestMemory, table: u64, index: u64, entry: u64) -> Result<()> {
+    memory.write(table + 8 * index, &entry.to_le_bytes())
+}
+
+/// A 16-byte descriptor of a system segment in the global descriptor table (Intel SDM vol. 3, figure 8-4).
+const fn system_descriptor(base: u64, limit: u64, kind: u64) -> [u64; 2] {
+    let low = limit | (base & 0xff_ffff) << 16 | (0x80 | kind) << 40 | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}
+
+/// The global descriptor table. It is Linux's: 32-bit kernel code, kernel code and data, 32-bit user code, user data
+/// and code, task state, LDT, and the segment that tells the processor's number.
+fn global_descriptors() -> [u64; 16] {
+    let mut gdt = [0; 16];
+    gdt[1..7].copy_from_slice(&[
+        0x00cf_9b00_0000_ffff,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00cf_fb00_0000_ffff,
+        0x00cf_f300_0000_ffff,
+        0x00af_fb00_0000_ffff,
+    ]);
+    let at = |selector: u16| usize::from(selector / 8);
+    let tss = at(selector::TSS);
+    gdt[tss..tss + 2].copy_from_slice(&system_descriptor(SUPERVISOR + phys::TSS, 0x67, 0xb));
+    let ldt = at(selector::LDT);
+    gdt[ldt..ldt + 2].copy_from_slice(&system_descriptor(SUPERVISOR + phys::LDT, LDT_LIMIT, 2));
+    gdt[at(selector::CPU_NUMBER)] = 0x0040_f500_0000_0000;
+    gdt
+}
+
+const LDT_LIMIT: u64 = (8 * LDT.len() - 1) as u64;
+
+/// Page tables, descriptor tables and handlers.
+fn write_tables(m: &GuestMemory) -> Result<()> {
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    const USER: u64 = 4;
+    const NO_EXECUTE: u64 = 1 << 63;
+    let table = |levels: [u64; 3], addr: u64, rights: u64| -> Result<()> {
+        let [pdpt, pd, pt] = levels;
+        put(m, phys::PML4, addr >> 39 & 511, pdpt | rights)?;
+        put(m, pdpt, addr >> 30 & 511, pd | rights)?;
+        put(m, pd, addr >> 21 & 511, pt | rights)
+    };
+    table([phys::LOW_PDPT, phys::LOW_PD, phys::LOW_PT], layout::BASE, PRESENT | WRITE | USER)?;
+    table([phys::HIGH_PDPT, phys::HIGH_PD, phys::HIGH_PT], SUPERVISOR, PRESENT | WRITE)?;
+    for (i, (access, backing)) in layout::MAP.into_iter().enumerate() {
+        let rights = match access {
+            Access::None => continue,
+            Access::Code => PRESENT | WRITE | USER,
+            Access::Data => PRESENT | WRITE | USER | NO_EXECUTE,
+            Access::ReadOnly => PRESENT | USER | NO_EXECUTE,
+        };
+        let index = (layout::BASE >> 12 & 511) + i as u64;
+        put(m, phys::LOW_PT, index, page_of(backing) | rights)?;
+    }
+    for page in 0..phys::END / PAGE {
+        put(m, phys::HIGH_PT, page, (page * PAGE) | PRESENT | WRITE)?;
+    }
+    for (i, entry) in (0..).zip(global_descriptors()) {
+        put(m, phys::GDT, i, entry)?;
+    }
+    for (i, entry) in (0..).zip(LDT) {
+        put(m, phys::LDT, i, entry.map_or(0, |d| d.encode()))?;
+    }
+    for vector in 0..VECTORS {
+        let handler = SUPERVISOR + phys::STUBS + vector * STUB;
+        // User code may raise #BP by INT3, and #OF by INTO. Every exception gets the first stack of the TSS's table.
+        let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
+        let low = handler & 0xffff
+            | u64::from(selector::KERNEL_CODE) << 16
+            | 1 << 32
+            | (0x8e | dpl << 5) << 40
+            | (handler >> 16 & 0xffff) << 48;
+        put(m, phys::IDT, 2 * vector, low)?;
+        put(m, phys::IDT, 2 * vector + 1, handler >> 32)?;
+        // HLT: an exit that leaves everything as it is.
+        m.write(phys::STUBS + vector * STUB, &[0xf4])?;
+    }
+    let stack = (SUPERVISOR + phys::STACK_TOP).to_le_bytes();
+    // RSP0 and IST1.
+    m.write(phys::TSS + 4, &stack)?;
+    m.write(phys::TSS + 36, &stack)?;
+    // No permission map for ports.
+    m.write(phys::TSS + 102, &0x68u16.to_le_bytes())
+}
+
+/// The hidden part that loading `selector` gives a segment register.
+fn segment(selector: u16) -> Segment {
+    let index = usize::from(selector / 8);
+    let entry = if selector & 4 == 0 {
+        global_descriptors().get(index).copied().unwrap_or(0)
+    } else {
+        LDT.get(index).copied().flatten().map_or(0, |d| d.encode())
+    };
+    let bit = |n: u32| entry >> n & 1 != 0;
+    let limit = (entry & 0xffff | entry >> 32 & 0xf_0000) as u32;
+    Segment {
+        base: entry >> 16 & 0xff_ffff | entry >> 32 & 0xff00_0000,
+        limit: if bit(55) { limit << 12 | 0xfff } else { limit },
+        selector,
+        kind: (entry >> 40 & 15) as u8,
+        dpl: (entry >> 45 & 3) as u8,
+        present: bit(47),
+        code_or_data: bit(44),
+        long: bit(53),
+        big: bit(54),
+        granularity: bit(55),
+        available: false,
+        unusable: selector & !3 == 0,
+    }
+}
+
+fn system_registers(case: &Case, cr4: u64) -> SystemRegisters {
+    let s = &case.state;
+    let [es, cs, ss, ds, fs, gs] = s.segments.map(segment);
+    let ldt = Segment {
+        code_or_data: false,
+        kind: 2,
+        ..Segment::task_state(selector::LDT, SUPERVISOR + phys::LDT, LDT_LIMIT as u32)
+    };
+    SystemRegisters {
+        es,
+        cs,
+        ss,
+        ds,
+        fs: Segment { base: s.bases[0], ..fs },
+        gs: Segment { base: s.bases[1], ..gs },
+        ldt,
+        tr: Segment::task_state(selector::TSS, SUPERVISOR + phys::TSS, 0x67),
+        gdt: DescriptorTable { base: SUPERVISOR + phys::GDT, limit: 0x7f },
+        idt: DescriptorTable { base: SUPERVISOR + phys::IDT, limit: (VECTORS * 16 - 1) as u16 },
+        cr0: CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG,
+        cr3: phys::PML4,
+        cr4,
+        efer: EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE,
+        ..SystemRegisters::default()
+    }
+}
