@@ -37,7 +37,7 @@ pub fn linear(state: &CpuState, seg: u8, offset: u64, len: u64, write: bool) -> 
         let top = if s.has(Seg::DB) { u64::from(u32::MAX) } else { 0xffff };
         offset > limit && last <= top
     } else {
-        last <= limit || s.is_flat()
+        last <= limit || offset <= limit && s.is_flat()
     };
     if !inside {
         return Err(fault);

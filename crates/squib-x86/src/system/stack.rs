@@ -14,7 +14,7 @@ pub(super) fn within(seg: &Seg, offset: u64, len: u64) -> bool {
         let top = if seg.has(Seg::DB) { 0xffff_ffff } else { 0xffff };
         offset > limit && last <= top
     } else {
-        last <= limit || seg.is_flat()
+        last <= limit || offset <= limit && seg.is_flat()
     }
 }
 
