@@ -313,9 +313,11 @@ fn fxrstor_and_fxsave_agree_with_the_host() {
             *byte = random.next() as u8;
         }
         state.set_mxcsr(0x1f80);
-        // Addresses that are not canonical need not be kept.
-        state.fx[14..16].fill(0);
-        state.fx[22..24].fill(0);
+        // Addresses that are not canonical are not kept. FIP is at 8, FDP at 16.
+        for last in [15, 23] {
+            state.fx[last - 1..=last].fill(0);
+            state.fx[last - 2] &= 0x7f;
+        }
         let unit = unit_of(&state);
         let expected = area_of(&unit, &state);
         host.run(&mut state);
