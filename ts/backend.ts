@@ -14,7 +14,7 @@ export const BACKEND_CHOICES: readonly BackendChoice[] = ['auto', 'kvm', 'soft']
 /**
  * A CPU model of the soft backend: `v1` (the default: x86-64-v1), `v2` (x86-64-v2) or `max` (all there is), and features by
  * their names in `/proc/cpuinfo` added and taken away, as in `v2,+aes,-popcnt`. Unknown names are `ERR_INVALID_ARGUMENT`,
- * and the message lists the known ones; features that the soft CPU does not carry out are `ERR_UNSUPPORTED`.
+ * and the message lists the known ones.
  */
 export type CpuModel = string;
 

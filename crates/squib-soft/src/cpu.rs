@@ -95,7 +95,7 @@ pub struct Cpu {
     pub(crate) signalled: bool,
     /// A breakpoint watches data.
     pub(crate) watching: bool,
-    /// Data and port breakpoints that were hit since the last debug trap: bits of DR6.
+    /// What the next debug trap reports: data and port breakpoints that were hit, or a step. Bits of DR6.
     pub(crate) hits: u64,
     /// Accesses to model-specific registers that nobody has.
     pub(crate) unknown_msrs: u64,

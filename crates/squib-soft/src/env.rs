@@ -175,6 +175,11 @@ impl Env for Cpu {
         Some(u64::from_le_bytes(bytes))
     }
 
+    fn step_trap(&mut self) {
+        self.hits |= debug::DR6_BS;
+        self.recheck();
+    }
+
     fn leave(&mut self, why: Leave) {
         match why {
             // Nothing waits, so nothing can become deliverable.

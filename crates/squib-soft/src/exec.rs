@@ -63,6 +63,11 @@ impl Cpu {
             && self.state.sys_flags & RFLAGS_TF == 0
     }
 
+    /// Whether the instruction that has just been stepped was SYSCALL or SYSRET, which tell of a trap themselves.
+    pub(crate) fn was_system_call(&self) -> bool {
+        self.stepped().is_some_and(|i| matches!(i.mnemonic, M::Syscall | M::Sysret | M::Sysretq))
+    }
+
     /// Whether the instruction that has just been stepped was INT1, which is a debug exception itself.
     pub(crate) fn raised_debug(&self) -> bool {
         self.stepped().is_some_and(|i| i.mnemonic == M::Int1)

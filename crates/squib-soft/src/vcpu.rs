@@ -137,7 +137,8 @@ impl SoftVcpu {
             // Its breakpoint has had its turn; a trap between its elements saves RF (Intel SDM vol. 3, 18.3.1.1).
             self.cpu.state.sys_flags |= RFLAGS_RF;
         }
-        let (no_step, int1) = (self.cpu.raised_interrupt(), self.cpu.raised_debug());
+        let no_step = self.cpu.raised_interrupt() || self.cpu.was_system_call();
+        let int1 = self.cpu.raised_debug();
         self.debug_trap(single && !no_step, int1).or_else(|| pause.and_then(|p| self.handle(p)))
     }
 
@@ -359,7 +360,9 @@ impl SoftVcpu {
             let half_done = self.cpu.replay.is_active();
             let held_off = self.cpu.state.shadow != Shadow::None;
             let deliverable = self.deliverable();
-            let exit = if !half_done && !held_off && deliverable {
+            let exit = if self.cpu.hits != 0 && !half_done && !held_off {
+                self.debug_trap(false, false)
+            } else if !half_done && !held_off && deliverable {
                 self.deliver()
             } else if half_done || deliverable || self.cpu.is_debugged() {
                 self.step()

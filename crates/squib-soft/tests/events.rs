@@ -293,6 +293,44 @@ fn ring_3_is_checked_for_alignment() {
     assert_eq!(s.run().1, expected, "the last one's page is the supervisor's, but #AC comes first");
 }
 
+#[test]
+fn system_calls_trap_by_the_flags_they_end_with() {
+    // SYSCALL clears TF, so no trap follows it; SYSRET sets it, and the trap comes before the next instruction.
+    for single_step_begins_in_the_kernel in [false, true] {
+        let mut s = start(true, |a| {
+            if !single_step_begins_in_the_kernel {
+                set_trap(a)?;
+            }
+            a.syscall()?;
+            a.nop()?;
+            a.out(0x80, al)
+        });
+        let mut kernel = CodeAssembler::new(64).unwrap();
+        kernel.nop().unwrap();
+        if single_step_begins_in_the_kernel {
+            kernel.or(r11, bits::RFLAGS_TF as i32).unwrap();
+        } else {
+            kernel.and(r11, !(bits::RFLAGS_TF as i32)).unwrap();
+        }
+        kernel.sysretq().unwrap();
+        s.memory.write(CODE + 0x100, &kernel.assemble(CODE + 0x100).unwrap()).unwrap();
+        s.memory.write(0x1028, &0x00af_fb00_0000_ffff_u64.to_le_bytes()).unwrap();
+        let x86 = s.vcpu.x86().unwrap();
+        let mut system = x86.system_registers().unwrap();
+        system.efer |= bits::EFER_SCE;
+        system.gdt.limit = 47;
+        x86.set_system_registers(&system).unwrap();
+        for (msr, value) in
+            [(0xc000_0081, 0x18 << 48 | 8 << 32), (0xc000_0082, CODE + 0x100), (0xc000_0084, 0x100)]
+        {
+            x86.set_msr(msr, value).unwrap();
+        }
+        let expected =
+            if single_step_begins_in_the_kernel { vec![seen(1, 2, STEP), seen(1, 3, STEP)] } else { vec![] };
+        assert_eq!(s.run().1, expected);
+    }
+}
+
 /// Addresses the local APIC by R13 and enables it.
 fn enable_apic(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(r13d, APIC as u32)?;

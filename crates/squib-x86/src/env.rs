@@ -147,6 +147,9 @@ pub trait Env {
     /// Random bits for RDRAND and RDSEED; `None` where there are none to be had.
     fn random(&mut self) -> Option<u64>;
 
+    /// A single-step trap follows this instruction, whatever RFLAGS.TF was before it.
+    fn step_trap(&mut self) {}
+
     /// Ends the run of guest code after this instruction.
     fn leave(&mut self, why: Leave);
 }

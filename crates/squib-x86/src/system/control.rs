@@ -290,7 +290,7 @@ mod tests {
         let all = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_FSGSBASE;
         mov_to(&mut m, 4, all).unwrap();
         assert_eq!(m.flushed, [Flush::All]);
-        for bit in [CR4_VME, CR4_PCIDE, 1 << 6, 1 << 12, 1 << 13, 1 << 24, 1 << 63] {
+        for bit in [CR4_VME, 1 << 6, 1 << 12, 1 << 13, 1 << 24, 1 << 63] {
             assert_eq!(m.attempt(|m| mov_to(m, 4, all | bit)), gp(), "{bit:#x}");
         }
         m.model = CpuModel::v1();
@@ -308,6 +308,25 @@ mod tests {
         let mut m = Mock::protected();
         mov_to(&mut m, 3, 0xffff_ffff_0000_1000).unwrap();
         assert_eq!(m.state.cr3, 0x1000, "32 bits outside of 64-bit mode");
+    }
+
+    #[test]
+    fn process_contexts_need_long_mode_and_context_0() {
+        let mut m = Mock::long();
+        m.state.cr0 |= CR0_PG;
+        m.state.cr3 = 0x1018;
+        let on = CR4_PAE | CR4_PCIDE;
+        assert_eq!(m.attempt(|m| mov_to(m, 4, on)), gp(), "CR3 names a context");
+        m.state.cr3 = 0x1000;
+        mov_to(&mut m, 4, on).unwrap();
+        mov_to(&mut m, 3, 1 << 63 | 0x2fff).unwrap();
+        assert_eq!(m.state.cr3, 0x2fff, "the wish to keep translations is not stored");
+        m.state.mode = CodeMode::Bits32;
+        assert_eq!(m.attempt(|m| mov_to(m, 0, CR0_PE)), gp(), "paging stays on");
+        assert_eq!(Mock::protected().attempt(|m| mov_to(m, 4, on)), gp());
+        m = Mock::long();
+        m.model = CpuModel::v1();
+        assert_eq!(m.attempt(|m| mov_to(m, 4, on)), gp());
     }
 
     #[test]

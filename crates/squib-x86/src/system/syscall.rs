@@ -42,6 +42,14 @@ fn switch<E: Env + ?Sized>(env: &mut E, cs: u16, ss: u16, cpl: u8, long: bool) {
     env.mode_changed();
 }
 
+/// Sets RFLAGS at the end of SYSCALL and SYSRET, where TF counts as it is then and not as it was before.
+fn set_flags<E: Env + ?Sized>(env: &mut E, flags: u64) {
+    rflags::set(env, flags);
+    if flags & RFLAGS_TF != 0 {
+        env.step_trap();
+    }
+}
+
 /// SYSCALL.
 ///
 /// # Errors
@@ -58,7 +66,7 @@ pub fn syscall<E: Env + ?Sized>(env: &mut E, next_rip: u64) -> Result<(), Stop> 
     state.rip = state.msr.lstar;
     let selector = (star >> 32) as u16 & 0xfffc;
     switch(env, selector, selector.wrapping_add(8), 0, true);
-    rflags::set(env, flags & !fmask);
+    set_flags(env, flags & !fmask);
     Ok(())
 }
 
@@ -81,7 +89,7 @@ pub fn sysret<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     state.rip = target;
     let cs = if long { base.wrapping_add(16) } else { base };
     switch(env, cs | 3, base.wrapping_add(8) | 3, 3, long);
-    rflags::set(env, flags);
+    set_flags(env, flags);
     Ok(())
 }
 
