@@ -191,23 +191,18 @@ impl Campaign<'_> {
         }
         let small = bench.shrink(case, mismatch);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let (small, again) = match bench.run(&small) {
-            Verdict::Different(again) => (small, again),
-            // It does not repeat; say so with the case as it was.
-            _ => match bench.run(case) {
-                Verdict::Different(again) => (case.clone(), again),
-                _ => {
-                    found.1 += 1;
-                    return;
-                }
-            },
+        // What does not repeat is told as it was.
+        let again = bench.run(&small);
+        let (small, mismatch, repeats) = match &again {
+            Verdict::Different(again) => (&small, &**again, ""),
+            _ => (case, mismatch, " once"),
         };
-        let last = forms(&small).last().copied().unwrap_or_default();
+        let last = forms(small).last().copied().unwrap_or_default();
         let differences: Vec<String> =
-            again.differences.iter().map(|d| format!("{}: {}", d.what, d.how)).collect();
-        let finding = found.0.entry(kind(last, what)).or_insert_with(|| Finding {
+            mismatch.differences.iter().map(|d| format!("{}: {}", d.what, d.how)).collect();
+        let finding = found.0.entry(kind(last, what) + repeats).or_insert_with(|| Finding {
             count: 0,
-            case: small.with_outcome(&again.expected),
+            case: small.with_outcome(&mismatch.expected),
             listing: small.listing(),
             differences: differences.join("; "),
             index,

@@ -41,7 +41,7 @@ fn stores_environment(m: M) -> bool {
 struct Latitude {
     /// FOP, FIP and FDP.
     pointers: bool,
-    /// Memory: those have been stored, or PUSHA or an 80-bit store has come half-way before its fault.
+    /// Memory: those have been stored, or PUSHA, a far CALL or an 80-bit store has come half-way before its fault.
     memory: bool,
     /// Which byte of a long operand, or of several, a page fault names.
     address: bool,
@@ -62,7 +62,7 @@ impl Latitude {
         for i in &mut case.decoder(&bytes) {
             latitude.memory |= latitude.pointers && stores_environment(i.mnemonic());
             latitude.digits |= forms::is_approximate(i.mnemonic());
-            if i.ip() == expected.state.rip && matches!(expected.event.vector(), Some(12..=14)) {
+            if i.ip() == expected.state.rip && matches!(expected.event.vector(), Some(12..=14 | 17)) {
                 let len = i.memory_size().size();
                 let stores = i.op0_kind() != OpKind::Register;
                 latitude.address = matches!(len, 14 | 28 | 94 | 108 | 512)
@@ -71,7 +71,7 @@ impl Latitude {
                 latitude.memory |= len == 10;
                 latitude.restored = matches!(i.mnemonic(), M::Xrstor | M::Xrstor64);
                 latitude.popped = matches!(i.mnemonic(), M::Popa | M::Popad);
-                latitude.memory |= matches!(i.mnemonic(), M::Pusha | M::Pushad);
+                latitude.memory |= matches!(i.mnemonic(), M::Pusha | M::Pushad) || forms::is_far(i.code());
                 latitude.x87 = stores && (0..i.op_count()).any(|n| i.op_register(n).is_mm());
             }
         }
@@ -108,10 +108,10 @@ impl Latitude {
     fn mask(&self, case: &Case, field: Field) -> u128 {
         match field {
             Field::Fx(fx::FOP | fx::FIP | fx::FDP, _) if self.pointers || self.digits => 0,
-            // Processors' linear addresses have 48 or 57 bits.
-            Field::Fx(fx::FIP | fx::FDP, _) => (1 << 48) - 1,
             Field::Gpr(_) if self.popped => 0,
             Field::Fx(..) if self.restored => 0,
+            // Processors' linear addresses have 48 or 57 bits.
+            Field::Fx(fx::FIP | fx::FDP, _) => (1 << 48) - 1,
             Field::Fx(at, _) if self.x87 && (at < fx::FOP || (fx::ST..fx::XMM).contains(&at)) => 0,
             Field::Fx(fx::FSW, _) if self.digits => !ROUNDING,
             // The other half does not survive changes of mode for certain (Intel SDM vol. 1, 3.4.1.1).

@@ -165,6 +165,10 @@ impl Guest {
         } else {
             self.run_patiently()?
         };
+        // Whatever came of it, the next case counts on knowing what memory holds.
+        for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
+            self.memory.read(page_of(backing), page)?;
+        }
         match exit {
             VmExit::Hlt => Ok(self.outcome(case)?),
             VmExit::TripleFault => Ok(Outcome { event: Event::TripleFault, ..self.outcome(case)? }),
@@ -269,9 +273,6 @@ impl Guest {
             state.segments[2] = pop()? as u16;
             let address = if vector == 14 { system.cr2 } else { 0 };
             event = Event::Exception { vector, error, address };
-        }
-        for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
-            self.memory.read(page_of(backing), page)?;
         }
         Ok(Outcome { state, memory: self.holds.clone(), event, pointers: self.pointers })
     }

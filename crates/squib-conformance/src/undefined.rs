@@ -119,17 +119,21 @@ impl Flow {
 
 /// The status flags that are undefined when code at `start` has come to `end` (or may have, where it branches).
 pub fn flags_at(mode: Mode, code: &[u8], start: u64, end: u64, rcx: u64) -> u64 {
-    let mut flow = Flow::default();
-    let mut decoder = Decoder::with_ip(mode.bits(), code, start, DecoderOptions::NONE);
-    let mut cl = Some(rcx as u8);
-    while decoder.can_decode() {
-        let i = decoder.decode();
-        if !flow.branched && i.ip() >= end && end >= start {
-            break;
+    let decoder = || Decoder::with_ip(mode.bits(), code, start, DecoderOptions::NONE);
+    let until = |end: u64| {
+        let mut flow = Flow::default();
+        let mut cl = Some(rcx as u8);
+        for i in &mut decoder() {
+            if !flow.branched && i.ip() >= end && end >= start {
+                break;
+            }
+            flow.step(&i, cl.take());
         }
-        flow.step(&i, cl.take());
-    }
-    flow.flags
+        flow.flags
+    };
+    // Where code loops, what stands behind the end may have run before.
+    let loops = decoder().into_iter().any(|i| (1..=i.ip()).contains(&i.near_branch_target()));
+    until(end) | if loops { until(u64::MAX) } else { 0 }
 }
 
 #[cfg(test)]

@@ -79,6 +79,10 @@ impl Env for Cpu {
     }
 
     fn probe_write(&mut self, addr: u64, len: u64, rights: Rights) -> Result<(), Stop> {
+        // Longer operands have alignments of their own.
+        if rights == Rights::Current && len.is_power_of_two() && len <= 8 {
+            self.check_alignment(addr, len)?;
+        }
         self.probe_with(addr, len, self.access_for(true, rights))
     }
 

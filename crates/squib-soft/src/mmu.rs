@@ -258,11 +258,11 @@ impl Cpu {
 
     /// Raises #AC where alignment checks are on. It comes before every page fault and after the checks of the address
     /// itself, as Intel's processors have it.
-    fn check_alignment(&self, addr: u64, len: u64) -> Result<(), Stop> {
+    pub(crate) fn check_alignment(&self, addr: u64, len: u64) -> Result<(), Stop> {
         if self.rights != rights::ALIGNED || addr & (len - 1) == 0 {
             return Ok(());
         }
-        self.check_end(addr, len)?;
+        self.wrap(addr)?;
         Err(Exception::ac(0).into())
     }
 

@@ -312,9 +312,10 @@ fn vectors<E: Env + ?Sized>(env: &mut E, i: &Insn, aligned: bool) -> Result<(usi
         Operand::Xmm(r) => env.state_ref().xmm[usize::from(r & 15)],
         Operand::Mem(m) => {
             let addr = if aligned { linear_aligned(env, &m, false)? } else { linear(env, &m, 16, false)? };
-            let mut bytes = [0; 16];
-            read_bytes(env, addr, &mut bytes)?;
-            u128::from_le_bytes(bytes)
+            // Alignment checks, which are for user code only, leave such an operand alone.
+            let rights = if env.state_ref().cpl == 3 { Rights::User } else { Rights::Current };
+            let low = env.read(addr, Size::B8, rights)?;
+            u128::from(env.read(addr.wrapping_add(8), Size::B8, rights)?) << 64 | u128::from(low)
         }
         _ => return Err(Exception::UD.into()),
     };

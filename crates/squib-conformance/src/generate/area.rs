@@ -9,7 +9,7 @@ use crate::state::fx;
 use crate::values;
 
 /// Bytes of the legacy region and the header.
-const AREA: usize = 576;
+pub(super) const AREA: usize = 576;
 /// Where XSTATE_BV is.
 const STATE: usize = 512;
 /// Where XCOMP_BV is.
@@ -50,7 +50,8 @@ impl Draft<'_> {
             put(at, 0, 8);
         }
         if restores && r.chance(10) {
-            put(STATE + 8 * r.below(8) as usize, 1 << r.below(64), 8);
+            // Bits that no processor has a component for.
+            put(STATE + 8 * r.below(8) as usize, 1 << (20 + r.below(44)), 8);
         } else if restores && r.chance(30) {
             let components = r.below(4);
             put(STATE, components, 8);

@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, Instruction, Mnemonic as M, OpCodeOperandKind as K, OpKind, Register};
 
+use super::area::AREA;
 use super::{Draft, number};
 use crate::forms;
 use crate::layout::{self, Mode, PAGE};
@@ -353,7 +354,7 @@ impl Draft<'_> {
         }
         let offset = at.wrapping_sub(self.base_of(segment)) & self.address_mask();
         // Whether a long operand may go round the end of a segment of 4 GiB depends on how it is cut into accesses.
-        let len = i.memory_size().size() as u64;
+        let len = if forms::is_xsave(i.mnemonic()) { AREA } else { i.memory_size().size() } as u64;
         if len > 16 && self.pool.mode == Mode::Bits32 && offset + len > 1 << 32 {
             return None;
         }
