@@ -131,6 +131,8 @@ impl Env for Cpu {
             MSR_TSC_DEADLINE => Some(Ok(chip.tsc_deadline(cpu))),
             _ => chip.msr_read(cpu, index, now),
         });
+        // Reading a register may find a timer due.
+        self.note_interrupts();
         match found.flatten() {
             Some(Ok(value)) => Ok(value),
             Some(Err(_)) => Err(Exception::GP0.into()),

@@ -192,6 +192,37 @@ fn without_controllers_interrupts_are_injected_when_the_window_opens() {
 }
 
 #[test]
+fn a_timer_that_a_read_of_the_local_apic_finds_due_interrupts() {
+    let mut s = start(|a| {
+        let write = |a: &mut CodeAssembler, index: u32, value: u32| {
+            a.mov(ecx, index)?;
+            a.mov(eax, value)?;
+            a.xor(edx, edx)?;
+            a.wrmsr()
+        };
+        write(a, 0x1b, 0xfee0_0d00)?; // IA32_APIC_BASE: x2APIC
+        write(a, 0x80f, 0x1ff)?; // spurious-interrupt vector: enabled
+        write(a, 0x832, 0x4_0040)?; // LVT timer: TSC-deadline mode, vector 0x40
+        a.rdtsc()?;
+        a.add(eax, 2000)?;
+        a.adc(edx, 0)?;
+        a.mov(ecx, 0x6e0)?; // IA32_TSC_DEADLINE
+        a.wrmsr()?;
+        a.mov(ecx, 0x822)?; // the IRR's bits for vectors 0x40 to 0x5f
+        let mut wait = a.create_label();
+        a.set_label(&mut wait)?;
+        a.rdmsr()?;
+        a.test(eax, 1)?;
+        a.jz(wait)?;
+        a.sti()?;
+        a.hlt()
+    });
+    // There is no IDT, so taking it ends in shutdown: it was taken.
+    let exit = s.run(VmEntry::Resume);
+    assert!(matches!(exit, VmExit::TripleFault), "{exit:?}");
+}
+
+#[test]
 fn setting_registers_wakes_a_halted_vcpu() {
     let mut s = start(|a| {
         a.inc(eax)?;
