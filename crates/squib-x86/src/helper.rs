@@ -1,5 +1,5 @@
 //! The instructions that every tier leaves to the same function: from a decoded instruction to
-//! [`system`], [`string`](crate::string), [`decimal`](crate::decimal) and [`x87`](crate::x87).
+//! [`system`], [`string`](crate::string), [`decimal`] and [`x87`](crate::x87).
 //!
 //! On entry RIP is the address of the following instruction.
 
