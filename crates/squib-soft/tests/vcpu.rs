@@ -204,7 +204,8 @@ fn a_timer_that_a_read_of_the_local_apic_finds_due_interrupts() {
         write(a, 0x80f, 0x1ff)?; // spurious-interrupt vector: enabled
         write(a, 0x832, 0x4_0040)?; // LVT timer: TSC-deadline mode, vector 0x40
         a.rdtsc()?;
-        a.add(eax, 2000)?;
+        // Late enough for the reads below to find it due, soon enough to be found within one quantum.
+        a.add(eax, 50_000)?;
         a.adc(edx, 0)?;
         a.mov(ecx, 0x6e0)?; // IA32_TSC_DEADLINE
         a.wrmsr()?;

@@ -594,11 +594,12 @@ fn rotate_through_carry<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), St
     let carry = env.state_ref().lazy.cf();
     let wide = u128::from(old) | u128::from(carry) << bits;
     let mask = (1u128 << (bits + 1)) - 1;
-    let turns = if left { turns } else { (bits + 1 - turns) % (bits + 1) };
-    let wide = (wide << turns | wide >> (bits + 1 - turns)) & mask;
+    let up = if left { turns } else { (bits + 1 - turns) % (bits + 1) };
+    let wide = (wide << up | wide >> (bits + 1 - up)) & mask;
     let res = size.trunc(wide as u64);
     write(env, i, 0, size, res)?;
-    if count != 0 {
+    // Whole turns leave every flag as it was.
+    if turns != 0 {
         let cf = wide >> bits & 1 != 0;
         let top = res & size.sign() != 0;
         let of = if left { top != cf } else { top != (res << 1 & size.sign() != 0) };
