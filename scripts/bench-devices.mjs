@@ -1,7 +1,6 @@
 // What one exit to a device in TypeScript costs, beside one to a device in Rust: the same guest, the same machine, rounds
 // in turn. The differences are within a round, so that what slows the machine slows both sides.
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
+import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { backendCapabilities, Vm } from '../dist/esm/index.js';
 
@@ -10,28 +9,31 @@ const PORT = 0x510;
 const EXITS = { soft: 60_000, kvm: 2_500 };
 const ROUNDS = 21;
 
-/** in al, dx; loop back; out 0x80, al: the port-read guest of benches/src/exits.rs */
+/** in al, dx; loop back; out 0x80, al: PORT_READ of benches/src/guest.rs */
 const CODE = Uint8Array.of(0xec, 0xe2, 0xfd, 0xe6, 0x80);
 
 function median(values) {
   return values.sort((a, b) => a - b)[values.length >> 1];
 }
 
-/** Rounds against a device in Rust, in a process of their own. */
-function rustDevice() {
-  const cargo = ['run', '--release', '--quiet', '-p', 'squib-bench', '--', '--exits-on-request'];
+/** The bench's own addon: the guest with a device in Rust, in this process, because exits cost more in some than in others. */
+function loadRustDevice() {
+  const build = ['build', '--release', '--quiet', '-p', 'squib-bench', '--lib', '--message-format', 'json'];
   const root = fileURLToPath(new URL('..', import.meta.url));
-  const child = spawn('cargo', cargo, { cwd: root, stdio: ['pipe', 'pipe', 'inherit'] });
-  const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  return {
-    async round(backend) {
-      child.stdin.write(`${backend} ${EXITS[backend]}\n`);
-      const { value, done } = await answers.next();
-      if (done) throw new Error('squib-bench ended');
-      return Number(value);
-    },
-    end: () => child.stdin.end(),
-  };
+  const { stdout, status } = spawnSync('cargo', build, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (status !== 0) throw new Error('squib-bench does not build');
+  const artifacts = stdout
+    .split('\n')
+    .filter((line) => line.includes('"squib_bench_addon"'))
+    .map((line) => JSON.parse(line));
+  const addon = { exports: {} };
+  process.dlopen(addon, artifacts.at(-1).filenames[0]);
+  return addon.exports.RustDevice;
 }
 
 /** Rounds of the guest in a VM of this process. */
@@ -57,10 +59,15 @@ function guest(backend, device, run) {
   };
 }
 
+const RustDevice = loadRustDevice();
 const device = { read: () => 42 };
 const answer = { kind: 'read', data: Uint8Array.of(42) };
-const ways = (backend, rust) => [
-  ['device in Rust', { round: () => rust.round(backend), end() {} }],
+const rustDevice = (backend) => {
+  const guest = new RustDevice(backend);
+  return { round: () => guest.round(EXITS[backend]), end() {} };
+};
+const ways = (backend) => [
+  ['device in Rust', rustDevice(backend)],
   ['TypeScript, called directly', guest(backend, device, (vcpu) => vcpu.run())],
   ['TypeScript, from a thread', guest(backend, device, (vcpu) => vcpu.runAsync())],
   [
@@ -80,10 +87,9 @@ try {
 } catch (error) {
   console.log(`SKIPPED: TypeScript devices on kvm, because ${error.message}`);
 }
-const rust = rustDevice();
 const number = (value, width = 14) => value.toFixed(0).padStart(width);
 for (const backend of backends) {
-  const all = ways(backend, rust).map(([name, way]) => ({ name, way, times: [], more: [] }));
+  const all = ways(backend).map(([name, way]) => ({ name, way, times: [], more: [] }));
   // The first round warms up.
   for (let round = 0; round <= ROUNDS; round += 1) {
     const times = [];
@@ -106,4 +112,3 @@ for (const backend of backends) {
     way.end();
   }
 }
-rust.end();

@@ -10,7 +10,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use squib_core::GuestMemory;
 
 use crate::Result;
-use crate::exits::{Access, END, ENTRY, MMIO, PORT};
+use crate::guest::{Access, END, ENTRY, MMIO, PORT};
 
 /// A guest of [`Access`], and the loop that runs it.
 pub(crate) struct Bare {
@@ -22,7 +22,7 @@ pub(crate) struct Bare {
 impl Bare {
     pub(crate) fn new(access: &Access) -> Result<Self> {
         let memory = GuestMemory::new(MMIO / 2)?;
-        memory.write(ENTRY, access.code)?;
+        memory.write(ENTRY, access.0)?;
         let vm = Kvm::new()?.create_vm()?;
         let region = memory.regions().first().ok_or("guest memory has a region")?;
         let slot = kvm_userspace_memory_region {

@@ -129,8 +129,7 @@ pub(crate) fn child(args: &[String]) -> Result<()> {
     std::io::stdout().write_all(&machine.console().take_output())?;
     let stats = machine.stats();
     println!(
-        "\nsoft: {elapsed:.2} s, userspace at {:.2} s, {:.0} M instructions, {:.1} MiB more resident than before the VM, without its RAM",
-        stats.userspace_ns.unwrap_or(0) as f64 / 1e9,
+        "\nsoft: {elapsed:.2} s, {:.0} M instructions, {:.1} MiB more resident than before the VM, without its RAM",
         stats.instructions.unwrap_or(0) as f64 / 1e6,
         resident_beyond(Some(machine.ram()))?.saturating_sub(before) as f64 / f64::from(1 << 20),
     );

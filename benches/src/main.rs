@@ -9,6 +9,7 @@ mod boot;
 mod compile;
 mod cpio;
 mod exits;
+mod guest;
 mod measure;
 mod qemu;
 mod startup;
@@ -35,12 +36,10 @@ struct Options {
 const SECTIONS: [&str; 4] = ["workloads", "exits", "startup", "boot"];
 
 fn main() -> ExitCode {
-    // The boot bench starts this program again, so that the run's CPU time and memory are a process's own; and
-    // scripts/bench-devices.mjs does, for rounds between its own.
+    // The boot bench starts this program again, so that the run's CPU time and memory are a process's own.
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some(boot::CHILD) => boot::child(&args[1..]),
-        Some(exits::ON_REQUEST) => exits::on_request(),
         _ => parse(&args).and_then(|options| run(&options)),
     };
     match result {
