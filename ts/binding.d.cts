@@ -289,8 +289,8 @@ export interface KvmReport {
   steps: Array<ProbeStep>
   /** Version of the interface. */
   apiVersion?: number
-  /** Speed of ring-0 code, in millions of instructions a second. */
-  ring0Mips?: number
+  /** Speed of kernel code (ring 0, EL1), in millions of instructions a second. */
+  kernelMips?: number
   /** Frequency of the guest's time-stamp counter in kHz. */
   tscKhz?: number
   /** The kernel's capabilities that squib knows a use for. */

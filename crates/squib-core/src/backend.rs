@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::arm64::Arm64State;
+use crate::arm64::gic::GicVersion;
 use crate::exit::{ExitKind, VmEntry, VmExit};
 use crate::host::{Clock, Waker};
 use crate::memory::GuestMemory;
@@ -27,6 +29,25 @@ impl BackendKind {
             Self::Kvm => "kvm",
             Self::Hvf => "hvf",
             Self::Soft => "soft",
+        }
+    }
+}
+
+/// What a backend's guests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// x86-64: [`Vcpu::x86`].
+    X86_64,
+    /// aarch64: [`Vcpu::arm64`].
+    Arm64,
+}
+
+impl Architecture {
+    /// The name used in options and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
         }
     }
 }
@@ -74,7 +95,7 @@ pub enum IrqchipKind {
     None,
     /// A local APIC for each vCPU. The I/O APIC is outside, sends MSIs and hears [`VmExit::Eoi`].
     Split,
-    /// Local APICs, I/O APIC, two 8259 and the 8254.
+    /// Local APICs, I/O APIC, two 8259 and the 8254; on aarch64 a GIC.
     Full,
 }
 
@@ -82,6 +103,8 @@ pub enum IrqchipKind {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BackendCapabilities {
+    /// What its guests run on.
+    pub architecture: Architecture,
     /// The exits it can produce.
     pub exits: ExitSet,
     /// Most vCPUs of a VM.
@@ -92,6 +115,8 @@ pub struct BackendCapabilities {
     pub exposes_exits: bool,
     /// The interrupt controllers it can host.
     pub irqchips: &'static [IrqchipKind],
+    /// The GIC that [`IrqchipKind::Full`] gives; only on aarch64.
+    pub gic: Option<GicVersion>,
     /// Whether [`Vcpu::set_budget`] works.
     pub instruction_budget: bool,
     /// Frequency of the guest's time-stamp counter in kHz, where it is fixed.
@@ -100,13 +125,15 @@ pub struct BackendCapabilities {
 
 impl BackendCapabilities {
     /// Capabilities of a backend that exposes its exits and can do nothing else.
-    pub const fn new(exits: ExitSet, max_vcpus: u32) -> Self {
+    pub const fn new(architecture: Architecture, exits: ExitSet, max_vcpus: u32) -> Self {
         Self {
+            architecture,
             exits,
             max_vcpus,
             dirty_tracking: DirtyTracking::None,
             exposes_exits: true,
             irqchips: &[IrqchipKind::None],
+            gic: None,
             instruction_budget: false,
             tsc_khz: None,
         }
@@ -133,7 +160,7 @@ pub struct DebugStops {
     pub step: bool,
     /// Before the instruction at each of these linear addresses. To go on from one, a debugger takes it away and steps.
     pub breakpoints: [Option<u64>; 4],
-    /// At breakpoint instructions (`INT3` on x86), which are the debugger's then and not the guest's.
+    /// At breakpoint instructions (`INT3` on x86, `BRK` on aarch64), which are the debugger's then and not the guest's.
     pub instructions: bool,
 }
 
@@ -158,13 +185,15 @@ pub trait Vm: Send + Sync {
     /// Guest RAM.
     fn memory(&self) -> &Arc<GuestMemory>;
 
-    /// Makes the vCPU with local APIC number `id`.
+    /// Makes vCPU `id`, which on x86 is its local APIC number. On aarch64 it is part of its MPIDR_EL1, every vCPU but number 0
+    /// begins [off](crate::arm64::PowerState::Off), and none can be made any more once one has run.
     ///
     /// # Errors
     /// [`ErrorCode::VcpuCount`] when there are too many, or this one exists already.
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
 
-    /// Sets the level of interrupt line `gsi` (0–23; below 16 also an 8259 input). Any thread.
+    /// Sets the level of interrupt line `gsi`. Any thread. On x86 it is an I/O APIC's input, 0–23, and below 16 also an 8259's; on
+    /// aarch64 a shared peripheral interrupt, 0 to [`gic::LINES`](crate::arm64::gic::LINES) − 1.
     ///
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line or no controller.
@@ -173,7 +202,7 @@ pub trait Vm: Send + Sync {
     /// Delivers a message-signalled interrupt: a write of `data` to `address` (Intel SDM vol. 3, 11.11).
     ///
     /// # Errors
-    /// [`ErrorCode::IrqLine`] without a local APIC.
+    /// [`ErrorCode::IrqLine`] without a local APIC, so always on aarch64.
     fn signal_msi(&self, address: u64, data: u32) -> Result<()>;
 
     /// Starts or stops recording of pages that the guest writes.
@@ -196,7 +225,7 @@ pub trait Vm: Send + Sync {
 /// One virtual processor. It belongs to whoever runs it; other threads reach it through its
 /// [`CancelHandle`] and through interrupt lines.
 pub trait Vcpu: Send {
-    /// Its number, which is its local APIC number.
+    /// Its number; see [`Vm::create_vcpu`].
     fn id(&self) -> u32;
 
     /// Answers the last exit and runs the guest until the next.
@@ -270,6 +299,14 @@ pub trait Vcpu: Send {
     /// [`ErrorCode::Unsupported`] on other architectures.
     fn x86(&mut self) -> Result<&mut dyn X86State> {
         Err(unsupported("x86 state"))
+    }
+
+    /// The aarch64 face of this vCPU.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unsupported`] on other architectures.
+    fn arm64(&mut self) -> Result<&mut dyn Arm64State> {
+        Err(unsupported("aarch64 state"))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything else in the workspace depends on this crate, and this crate on no other. It touches no
 //! operating-system facility: time, randomness and waiting come in through [`host`].
 
+pub mod arm64;
 pub mod backend;
 pub mod error;
 pub mod exit;
@@ -11,8 +12,8 @@ pub mod memory;
 pub mod x86;
 
 pub use backend::{
-    BackendCapabilities, BackendKind, CancelHandle, DebugStops, DirtyTracking, ExitSet, HypervisorBackend,
-    IrqchipKind, Vcpu, Vm, VmConfig,
+    Architecture, BackendCapabilities, BackendKind, CancelHandle, DebugStops, DirtyTracking, ExitSet,
+    HypervisorBackend, IrqchipKind, Vcpu, Vm, VmConfig,
 };
 pub use error::{Error, ErrorCode, Result};
 pub use exit::{DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit};

@@ -1,10 +1,11 @@
 //! What macOS' two frameworks can do for squib.
 
-use squib_core::{BackendCapabilities, ExitKind, ExitSet};
+use squib_core::{Architecture, BackendCapabilities, ExitKind, ExitSet};
 
 /// Hypervisor.framework on Apple silicon, with `max_vcpus` as `hv_vm_get_max_vcpu_count` says.
 pub fn hypervisor_framework(max_vcpus: u32) -> BackendCapabilities {
     BackendCapabilities::new(
+        Architecture::Arm64,
         ExitSet::of(&[
             ExitKind::Mmio,
             ExitKind::Hypercall,
@@ -26,7 +27,7 @@ pub fn hypervisor_framework(max_vcpus: u32) -> BackendCapabilities {
 
 /// Virtualization.framework, which runs whole machines with devices of its own: no exit of a vCPU reaches the caller.
 pub fn virtualization_framework(max_vcpus: u32) -> BackendCapabilities {
-    let mut capabilities = BackendCapabilities::new(ExitSet::default(), max_vcpus);
+    let mut capabilities = BackendCapabilities::new(Architecture::Arm64, ExitSet::default(), max_vcpus);
     capabilities.exposes_exits = false;
     capabilities.irqchips = &[];
     capabilities

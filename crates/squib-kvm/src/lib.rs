@@ -1,4 +1,4 @@
-//! The Linux KVM backend, for x86-64 hosts.
+//! The Linux KVM backend, for x86-64 and aarch64 hosts.
 //!
 //! [`KvmBackend::open`] gives a [`HypervisorBackend`](squib_core::HypervisorBackend); [`probe`] says what the
 //! machine's KVM is worth. Both exist on every platform, so that callers need no `cfg`: elsewhere opening
@@ -8,14 +8,14 @@
 
 mod report;
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod linux;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub use linux::{KvmBackend, probe};
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 mod missing;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub use missing::{KvmBackend, probe};
 
 pub use report::{ProbeReport, Step};

@@ -16,7 +16,7 @@ fn missing() -> Error {
     Error::new(
         ErrorCode::BackendMissing,
         format!(
-            "the kvm backend runs on x86-64 Linux, not on {} {}: use the soft backend",
+            "the kvm backend runs on Linux, on x86-64 and aarch64, not on {} {}: use the soft backend",
             std::env::consts::ARCH,
             std::env::consts::OS
         ),

@@ -1,6 +1,6 @@
 //! What a probe found, for people and for the choice of a backend.
 
-/// Ring-0 guest code below this speed means that KVM interprets it, MIPS.
+/// Kernel code of a guest below this speed means that KVM interprets it, MIPS.
 ///
 /// Interpreting KVMs do 1 to 5, processors thousands, an emulated processor with a real KVM on it 150.
 pub(crate) const AT_SPEED_MIPS: f64 = 25.0;
@@ -34,15 +34,12 @@ pub struct ProbeReport {
     pub api_version: Option<i32>,
     /// Whether a VM can be made.
     pub creates_vm: Step,
-    /// Whether a real-mode guest gets as far as an `OUT`.
-    pub real_mode: Step,
-    /// Whether a 64-bit guest with paging does.
-    pub long_mode: Step,
-    /// Whether SSE instructions run. Linux and all 64-bit programs need them.
-    pub sse: Step,
-    /// Speed of a short loop of the guest in ring 0, in millions of instructions a second.
-    pub ring0_mips: Option<f64>,
-    /// Frequency of the guest's time-stamp counter in kHz.
+    /// Small guests that were tried, by what they do, in order. The last uses vector registers, which Linux and its
+    /// programs need.
+    pub programs: Vec<(&'static str, Step)>,
+    /// Speed of a short loop of the guest in kernel mode (ring 0, EL1), in millions of instructions a second.
+    pub kernel_mips: Option<f64>,
+    /// Frequency of the guest's time-stamp counter in kHz; only on x86.
     pub tsc_khz: Option<u32>,
     /// The kernel's KVM capabilities that squib knows a use for, by their name without `KVM_CAP_`, with the
     /// value that `KVM_CHECK_EXTENSION` gives: 0 is absent.
@@ -56,19 +53,22 @@ pub struct ProbeReport {
 impl ProbeReport {
     /// The report with its verdict.
     pub(crate) fn judged(mut self) -> Self {
-        let steps = [&self.opens, &self.creates_vm, &self.real_mode, &self.long_mode, &self.sse];
-        let failure = steps.into_iter().find_map(|step| match step {
-            Step::Failed(why) => Some(why.clone()),
-            Step::Untried | Step::Works => None,
-        });
-        let slow = self.ring0_mips.filter(|mips| *mips < AT_SPEED_MIPS).map(|mips| {
+        let programs = self.programs.iter().map(|(_, step)| step);
+        let failure =
+            [&self.opens, &self.creates_vm].into_iter().chain(programs).find_map(|step| match step {
+                Step::Failed(why) => Some(why.clone()),
+                Step::Untried | Step::Works => None,
+            });
+        let slow = self.kernel_mips.filter(|mips| *mips < AT_SPEED_MIPS).map(|mips| {
             format!(
-                "this KVM has no hardware virtualisation under it: it interprets ring 0, at {mips:.1} MIPS"
+                "this KVM has no hardware virtualisation under it: it interprets kernel code, at {mips:.1} MIPS"
             )
         });
-        (self.runs_guests_at_speed, self.reason) = match (slow.or(failure), self.ring0_mips) {
+        (self.runs_guests_at_speed, self.reason) = match (slow.or(failure), self.kernel_mips) {
             (Some(why), _) => (false, why),
-            (None, Some(mips)) => (true, format!("guests run on the processor, ring 0 at {mips:.0} MIPS")),
+            (None, Some(mips)) => {
+                (true, format!("guests run on the processor, kernel code at {mips:.0} MIPS"))
+            }
             (None, None) => (false, "the speed of a guest could not be measured".into()),
         };
         self
@@ -79,15 +79,13 @@ impl ProbeReport {
 mod tests {
     use super::*;
 
-    fn report(sse: Step, ring0_mips: Option<f64>) -> ProbeReport {
+    fn report(sse: Step, kernel_mips: Option<f64>) -> ProbeReport {
         let works = || Step::Works;
         ProbeReport {
             opens: works(),
             creates_vm: works(),
-            real_mode: works(),
-            long_mode: works(),
-            sse,
-            ring0_mips,
+            programs: vec![("run 64-bit code", works()), ("run SSE instructions", sse)],
+            kernel_mips,
             ..ProbeReport::default()
         }
         .judged()

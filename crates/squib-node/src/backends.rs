@@ -133,8 +133,8 @@ pub struct KvmReport {
     pub steps: Vec<ProbeStep>,
     /// Version of the interface.
     pub api_version: Option<i32>,
-    /// Speed of ring-0 code, in millions of instructions a second.
-    pub ring0_mips: Option<f64>,
+    /// Speed of kernel code (ring 0, EL1), in millions of instructions a second.
+    pub kernel_mips: Option<f64>,
     /// Frequency of the guest's time-stamp counter in kHz.
     pub tsc_khz: Option<u32>,
     /// The kernel's capabilities that squib knows a use for.
@@ -149,22 +149,16 @@ pub struct KvmReport {
 #[napi(catch_unwind)]
 pub fn probe_kvm() -> KvmReport {
     let report = squib_kvm::probe();
-    let steps = [
-        ("open /dev/kvm", report.opens),
-        ("create a VM", report.creates_vm),
-        ("run real-mode code", report.real_mode),
-        ("run 64-bit code", report.long_mode),
-        ("run SSE instructions", report.sse),
-    ];
+    let steps = [("open /dev/kvm", report.opens), ("create a VM", report.creates_vm)];
     let step = |(name, step)| match step {
         Step::Untried => ProbeStep { name, works: None, why: None },
         Step::Works => ProbeStep { name, works: Some(true), why: None },
         Step::Failed(why) => ProbeStep { name, works: Some(false), why: Some(why) },
     };
     KvmReport {
-        steps: steps.into_iter().map(step).collect(),
+        steps: steps.into_iter().chain(report.programs).map(step).collect(),
         api_version: report.api_version,
-        ring0_mips: report.ring0_mips,
+        kernel_mips: report.kernel_mips,
         tsc_khz: report.tsc_khz,
         capabilities: report.capabilities.into_iter().collect(),
         runs_guests_at_speed: report.runs_guests_at_speed,

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squib_core::{
-    BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind, ExitSet,
-    GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
+    Architecture, BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind,
+    ExitSet, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
 use squib_x86::model::CpuModel;
@@ -47,7 +47,7 @@ impl Default for SoftBackend {
 impl SoftBackend {
     /// A backend whose vCPUs are of this model.
     pub fn new(model: CpuModel) -> Self {
-        let mut capabilities = BackendCapabilities::new(EXITS, MAX_VCPUS);
+        let mut capabilities = BackendCapabilities::new(Architecture::X86_64, EXITS, MAX_VCPUS);
         capabilities.irqchips = &[IrqchipKind::Full, IrqchipKind::None];
         capabilities.instruction_budget = true;
         capabilities.tsc_khz = Some(model.tsc_khz);

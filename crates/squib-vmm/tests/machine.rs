@@ -10,8 +10,8 @@ use std::time::Duration;
 use squib_core::backend::Vm;
 use squib_core::x86::{CpuidResult, DebugRegisters, PendingEvents, Registers, SystemRegisters, X86State};
 use squib_core::{
-    BackendCapabilities, BackendKind, CancelHandle, Clock, ErrorCode, ExitKind, ExitSet, GuestMemory,
-    HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry, VmExit, Waker,
+    Architecture, BackendCapabilities, BackendKind, CancelHandle, Clock, ErrorCode, ExitKind, ExitSet,
+    GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry, VmExit, Waker,
 };
 use squib_vmm::boot::{BootSource, Flat, FlatMode, Protocol};
 use squib_vmm::host::{StdClock, ThreadWaker, keep_time};
@@ -48,7 +48,8 @@ struct FakeVcpu {
 
 impl Fake {
     fn new(exits: impl IntoIterator<Item = VmExit>) -> Self {
-        let mut capabilities = BackendCapabilities::new(ExitSet::of(&ExitKind::ALL), 64);
+        let mut capabilities =
+            BackendCapabilities::new(Architecture::X86_64, ExitSet::of(&ExitKind::ALL), 64);
         capabilities.irqchips = &[IrqchipKind::Full, IrqchipKind::Split];
         let exits = exits.into_iter().collect();
         Self { capabilities, exits, lines: Lines::default(), messages: Messages::default() }

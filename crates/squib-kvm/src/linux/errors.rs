@@ -28,8 +28,8 @@ pub(super) fn refused(call: &str, errno: kvm_ioctls::Error) -> Error {
 pub(super) fn unusable(path: &str, errno: kvm_ioctls::Error) -> Error {
     let advice = match errno.errno() {
         libc::ENOENT => {
-            "there is none: load the module kvm_intel or kvm_amd, switch virtualisation on in the firmware, \
-             or in a container pass the device in (--device /dev/kvm)"
+            "there is none: load the module kvm_intel or kvm_amd, switch virtualisation on in the firmware (an aarch64 \
+             kernel has to be started at EL2), or in a container pass the device in (--device /dev/kvm)"
         }
         libc::EACCES | libc::EPERM => {
             "this user may not open it: join the group kvm (sudo usermod -aG kvm $USER) and log in again"
@@ -63,7 +63,8 @@ mod tests {
         assert!(text(libc::ENOENT).contains("--device /dev/kvm"));
         assert!(text(libc::ENODEV).contains("kvm_intel"));
         assert!(text(libc::EBUSY).contains("another hypervisor"));
-        assert!(text(libc::EMFILE).contains("Too many open files"));
+        let cause = io::Error::from_raw_os_error(libc::EMFILE).to_string();
+        assert!(text(libc::EMFILE).contains(&cause));
         assert_eq!(unusable("/dev/kvm", errno(libc::EIO)).code(), ErrorCode::BackendUnusable);
     }
 

@@ -2,17 +2,17 @@
 
 use kvm_bindings::*;
 use smallvec::SmallVec;
-use squib_core::{
-    DebugInfo, Error, ErrorCode, ExitData, MsrReason, Result, SystemEventKind, VmEntry, VmExit,
-};
+use squib_core::{Error, ErrorCode, ExitData, MsrReason, Result, SystemEventKind, VmEntry, VmExit};
 
+use super::arch::{NO_SUCH_HYPERCALL, debug_info};
 use super::run_page::{Internal, RunPage};
 
 /// `KVM_HC_MAP_GPA_RANGE` (include/uapi/linux/kvm_para.h), the hypercall that KVM can pass on.
 pub(super) const HC_MAP_GPA_RANGE: u64 = 12;
 
-/// `-KVM_ENOSYS`: what a guest reads as "no such hypercall" (include/uapi/linux/kvm_para.h).
-const NO_SUCH_HYPERCALL: u64 = -1000_i64 as u64;
+/// An aarch64 syndrome's class and instruction length for a data abort from the guest (Arm ARM, D24.2.40): KVM passes on
+/// only the fields below them.
+const DATA_ABORT: u64 = 0x24 << 26 | 1 << 25;
 
 /// All bits set, what an unanswered read gives.
 const EMPTY_BUS: [u8; 8] = [0xff; 8];
@@ -107,10 +107,11 @@ fn decode_rare(page: &RunPage, reason: u32, rip: impl FnOnce() -> u64) -> (VmExi
             let event = page.system_event();
             VmExit::SystemEvent { kind: system_event(event.type_), data: system_event_data(page) }
         }
-        KVM_EXIT_DEBUG => {
-            let debug = page.debug().arch;
-            let syndrome = u64::from(debug.exception) << 32 | debug.dr6 & 0xffff_ffff;
-            VmExit::Debug(DebugInfo::new(debug.pc, syndrome))
+        KVM_EXIT_DEBUG => VmExit::Debug(debug_info(&page.debug().arch, rip)),
+        // An access to no memory by an instruction that the syndrome does not describe.
+        KVM_EXIT_ARM_NISV => {
+            let fault = page.arm_nisv();
+            VmExit::MemoryFault { addr: fault.fault_ipa, size: 0, flags: DATA_ABORT | fault.esr_iss }
         }
         KVM_EXIT_MEMORY_FAULT => {
             let fault = page.memory_fault();

@@ -1,18 +1,16 @@
 //! The backend proper. `backend` makes `vm`s, which make `vcpu`s; a vCPU reads its exits through `run_page`
-//! and `exits`, and is stopped by `cancel`. `state` and `cpuid` are what is particular to x86.
+//! and `exits`, and is stopped by `cancel`. What is particular to a processor is in `arch`, once for each.
 
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+mod arch;
 mod backend;
 mod cancel;
-mod cpuid;
-#[cfg(feature = "gdb")]
-mod debug;
 mod dirty;
 mod errors;
 mod exits;
-mod ioeoi;
 mod probe;
 mod run_page;
-mod state;
 mod sys;
 mod vcpu;
 mod vm;

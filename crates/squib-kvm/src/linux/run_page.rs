@@ -56,6 +56,7 @@ pub(super) type Hypercall = kvm_run__bindgen_ty_1__bindgen_ty_8;
 pub(super) type Internal = kvm_run__bindgen_ty_1__bindgen_ty_13;
 pub(super) type SystemEvent = kvm_run__bindgen_ty_1__bindgen_ty_19;
 pub(super) type Eoi = kvm_run__bindgen_ty_1__bindgen_ty_21;
+pub(super) type ArmNisv = kvm_run__bindgen_ty_1__bindgen_ty_22;
 pub(super) type Msr = kvm_run__bindgen_ty_1__bindgen_ty_23;
 pub(super) type MemoryFault = kvm_run__bindgen_ty_1__bindgen_ty_27;
 
@@ -70,6 +71,7 @@ impl RunPage {
         internal: Internal,
         system_event: SystemEvent,
         eoi: Eoi,
+        arm_nisv: ArmNisv,
         msr: Msr,
         memory_fault: MemoryFault,
     }
@@ -110,30 +112,6 @@ impl RunPage {
     /// How many words a system event says that it has, and the words.
     pub(super) fn system_event_words(&self) -> (u32, [u64; 16]) {
         (self.system_event().ndata, get!(self, __bindgen_anon_1.system_event.__bindgen_anon_1.data))
-    }
-
-    /// Whether the guest could take an external interrupt when it exited. Without a local APIC in the kernel.
-    pub(super) fn takes_interrupts(&self) -> bool {
-        get!(self, ready_for_interrupt_injection) != 0 && get!(self, if_flag) != 0
-    }
-
-    /// Notes that something has changed since the exit, so that the guest may not take an interrupt any more.
-    pub(super) fn distrust_interrupt_window(&mut self) {
-        set!(self, 0, ready_for_interrupt_injection);
-    }
-
-    /// Whether `KVM_RUN` shall return when the guest can take an external interrupt.
-    pub(super) fn set_request_interrupt_window(&mut self, wanted: bool) {
-        set!(self, u8::from(wanted), request_interrupt_window);
-    }
-
-    pub(super) fn request_interrupt_window(&self) -> bool {
-        get!(self, request_interrupt_window) != 0
-    }
-
-    /// CR8 at the next entry of a vCPU without local APIC; the kernel takes it from here.
-    pub(super) fn set_cr8(&mut self, value: u64) {
-        set!(self, value, cr8);
     }
 
     /// The byte that makes `KVM_RUN` finish the last access and return `EINTR`.
@@ -193,6 +171,34 @@ impl RunPage {
                     .copy_to_nonoverlapping(self.start.as_ptr().cast::<u8>().add(offset), bytes.len());
             }
         }
+    }
+}
+
+/// What user space and a vCPU of x86 without a local APIC in the kernel tell each other.
+#[cfg(target_arch = "x86_64")]
+impl RunPage {
+    /// Whether the guest could take an external interrupt when it exited. Without a local APIC in the kernel.
+    pub(super) fn takes_interrupts(&self) -> bool {
+        get!(self, ready_for_interrupt_injection) != 0 && get!(self, if_flag) != 0
+    }
+
+    /// Notes that something has changed since the exit, so that the guest may not take an interrupt any more.
+    pub(super) fn distrust_interrupt_window(&mut self) {
+        set!(self, 0, ready_for_interrupt_injection);
+    }
+
+    /// Whether `KVM_RUN` shall return when the guest can take an external interrupt.
+    pub(super) fn set_request_interrupt_window(&mut self, wanted: bool) {
+        set!(self, u8::from(wanted), request_interrupt_window);
+    }
+
+    pub(super) fn request_interrupt_window(&self) -> bool {
+        get!(self, request_interrupt_window) != 0
+    }
+
+    /// CR8 at the next entry of a vCPU without local APIC; the kernel takes it from here.
+    pub(super) fn set_cr8(&mut self, value: u64) {
+        set!(self, value, cr8);
     }
 }
 

@@ -109,7 +109,7 @@ fn hypercalls() {
         pending.answer(&mut page, &VmEntry::Hypercall(7)).unwrap();
         assert_eq!(page.hypercall().ret, 7);
         pending.answer(&mut page, &VmEntry::Resume).unwrap();
-        assert_eq!(page.hypercall().ret as i64, -1000);
+        assert_eq!(page.hypercall().ret, NO_SUCH_HYPERCALL);
         let wrong = VmEntry::Read(ExitData::from_slice(&[0; 8]));
         assert_eq!(pending.answer(&mut page, &wrong).unwrap_err().code(), ErrorCode::BadEntry);
     }
@@ -174,10 +174,17 @@ fn system_events_keep_their_data() {
 
 #[test]
 fn debug_exits_carry_the_address_and_the_cause() {
-    let arch = kvm_debug_exit_arch { exception: 1, pc: 0x7c00, dr6: 0x4000, ..Default::default() };
+    #[cfg(target_arch = "x86_64")]
+    let (arch, syndrome) = (
+        kvm_debug_exit_arch { exception: 1, pc: 0xabcd, dr6: 0x4000, ..Default::default() },
+        1 << 32 | 0x4000,
+    );
+    #[cfg(target_arch = "aarch64")]
+    let (arch, syndrome) =
+        (kvm_debug_exit_arch { hsr: 0xf200_0000, hsr_high: 1, far: 2 }, 1 << 32 | 0xf200_0000);
     let exit = exit(KVM_EXIT_DEBUG, |u| u.debug.arch = arch);
     let VmExit::Debug(info) = exit else { panic!("{exit:?}") };
-    assert_eq!((info.pc, info.syndrome), (0x7c00, 1 << 32 | 0x4000));
+    assert_eq!((info.pc, info.syndrome), (0xabcd, syndrome));
 }
 
 #[test]
@@ -221,6 +228,14 @@ fn the_plain_ones() {
         u.memory_fault = kvm_run__bindgen_ty_1__bindgen_ty_27 { flags: 8, gpa: 0x1000, size: 0x2000 };
     });
     assert!(matches!(fault, VmExit::MemoryFault { addr: 0x1000, size: 0x2000, flags: 8 }), "{fault:?}");
+    let undescribed = exit(KVM_EXIT_ARM_NISV, |u| {
+        u.arm_nisv = kvm_run__bindgen_ty_1__bindgen_ty_22 { esr_iss: 0x47, fault_ipa: 0x1000 };
+    });
+    // A write, a translation fault at level 3, and a data abort by an instruction of 32 bits.
+    assert!(
+        matches!(undescribed, VmExit::MemoryFault { addr: 0x1000, size: 0, flags: 0x9200_0047 }),
+        "{undescribed:?}"
+    );
     let hardware = exit(KVM_EXIT_UNKNOWN, |u| u.hw.hardware_exit_reason = 0x55);
     let VmExit::Unsupported { what, rip: 0xabcd } = hardware else { panic!("{hardware:?}") };
     assert!(what.contains("0x55"), "{what}");
@@ -228,7 +243,7 @@ fn the_plain_ones() {
 
 #[test]
 fn what_is_not_known_keeps_its_number() {
-    const KNOWN: [u32; 16] = [
+    const KNOWN: [u32; 17] = [
         KVM_EXIT_UNKNOWN,
         KVM_EXIT_IO,
         KVM_EXIT_HYPERCALL,
@@ -245,6 +260,7 @@ fn what_is_not_known_keeps_its_number() {
         KVM_EXIT_X86_WRMSR,
         KVM_EXIT_DIRTY_RING_FULL,
         KVM_EXIT_MEMORY_FAULT,
+        KVM_EXIT_ARM_NISV,
     ];
     for reason in (0..1000).chain([u32::MAX]).filter(|reason| !KNOWN.contains(reason)) {
         let (exit, pending) = decoded(reason, |_| {});

@@ -8,7 +8,7 @@ use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::VmFd;
 use squib_core::Result;
 
-use super::errors::failed;
+use crate::linux::errors::failed;
 
 /// Pins of the I/O APIC, the routes that KVM scans.
 pub(super) const IOAPIC_PINS: usize = 24;

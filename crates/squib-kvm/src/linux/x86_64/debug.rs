@@ -3,14 +3,14 @@
 use kvm_bindings::*;
 use squib_core::{DebugStops, Result};
 
-use super::errors::refused;
-use super::vcpu::KvmVcpu;
+use crate::linux::errors::refused;
+use crate::linux::vcpu::KvmVcpu;
 
 /// DR7: a bit that is always set, and exact breakpoints (Intel SDM vol. 3, 18.2.4).
 const DR7_FIXED: u64 = 1 << 10 | 1 << 9;
 
 impl KvmVcpu {
-    pub(super) fn stop_for_debugger(&mut self, stops: &DebugStops) -> Result<()> {
+    pub(in crate::linux) fn stop_for_debugger(&mut self, stops: &DebugStops) -> Result<()> {
         let mut debug = kvm_guest_debug::default();
         let mut dr7 = 0;
         for (n, address) in stops.breakpoints.iter().enumerate() {

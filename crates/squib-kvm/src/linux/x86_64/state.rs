@@ -8,9 +8,9 @@ use squib_core::x86::{
 use squib_core::{Error, ErrorCode, Result};
 
 use super::cpuid;
-use super::errors::{failed, refused};
 use super::sys;
-use super::vcpu::KvmVcpu;
+use crate::linux::errors::{failed, refused};
+use crate::linux::vcpu::KvmVcpu;
 
 /// Length of the legacy region and header of an XSAVE area (Intel SDM vol. 1, 13.4).
 const XSAVE_MIN: usize = 576;

@@ -1,0 +1,106 @@
+//! What a VM has inside of KVM: interrupt controllers, timer, and the exits that are asked for.
+
+use std::sync::{Mutex, PoisonError};
+
+use kvm_bindings::*;
+use kvm_ioctls::VmFd;
+use squib_core::{Error, ErrorCode, IrqchipKind, Result};
+
+use super::host::Host;
+use super::ioeoi::{self, IOAPIC_PINS, LevelMessages};
+use crate::linux::errors::failed;
+use crate::linux::exits::HC_MAP_GPA_RANGE;
+
+/// Interrupt lines of the full irqchip.
+const LINES: u32 = 24;
+
+/// Where KVM may put what Intel's processors need for real mode: four pages below the firmware's place at the
+/// top of the first 4 GiB (KVM API, 4.37 and 4.40).
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+const TASK_STATE: usize = 0xfffb_d000;
+
+/// The interrupt controllers inside.
+pub(in crate::linux) struct Board {
+    pub(super) irqchip: IrqchipKind,
+    level_messages: Mutex<LevelMessages>,
+}
+
+impl Board {
+    pub(in crate::linux) fn new(vm: &VmFd, host: &Host, irqchip: IrqchipKind) -> Result<Self> {
+        vm.set_tss_address(TASK_STATE).map_err(|e| failed("KVM_SET_TSS_ADDR", e))?;
+        if host.identity_map {
+            let set = vm.set_identity_map_address(IDENTITY_MAP);
+            set.map_err(|e| failed("KVM_SET_IDENTITY_MAP_ADDR", e))?;
+        }
+        create_irqchip(vm, irqchip)?;
+        enable_exits(vm, host)?;
+        Ok(Self { irqchip, level_messages: Mutex::default() })
+    }
+
+    pub(in crate::linux) fn set_irq_line(&self, vm: &VmFd, gsi: u32, level: bool) -> Result<()> {
+        if self.irqchip != IrqchipKind::Full || gsi >= LINES {
+            return Err(Error::new(
+                ErrorCode::IrqLine,
+                format!(
+                    "there is no interrupt line {gsi}: only a full irqchip has lines, 0 to {}",
+                    LINES - 1
+                ),
+            ));
+        }
+        vm.set_irq_line(gsi, level).map_err(|e| failed("KVM_IRQ_LINE", e))
+    }
+
+    pub(in crate::linux) fn signal_msi(&self, vm: &VmFd, address: u64, data: u32) -> Result<()> {
+        if self.irqchip == IrqchipKind::None {
+            return Err(Error::new(
+                ErrorCode::IrqLine,
+                "this VM has no local APIC that could take a message",
+            ));
+        }
+        if self.irqchip == IrqchipKind::Split && ioeoi::is_level_triggered(data) {
+            let mut messages = self.level_messages.lock().unwrap_or_else(PoisonError::into_inner);
+            messages.report(vm, address, data)?;
+        }
+        let msi = kvm_msi {
+            address_lo: address as u32,
+            address_hi: (address >> 32) as u32,
+            data,
+            ..Default::default()
+        };
+        match vm.signal_msi(msi) {
+            // EPERM: no vCPU has that APIC number, so the message goes nowhere, as on a board.
+            Err(e) if e.errno() != libc::EPERM => Err(failed("KVM_SIGNAL_MSI", e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn create_irqchip(vm: &VmFd, irqchip: IrqchipKind) -> Result<()> {
+    match irqchip {
+        IrqchipKind::None => Ok(()),
+        IrqchipKind::Split => enable(vm, "KVM_CAP_SPLIT_IRQCHIP", KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64),
+        IrqchipKind::Full => {
+            vm.create_irq_chip().map_err(|e| failed("KVM_CREATE_IRQCHIP", e))?;
+            // The timer's port 0x61 gates its speaker channel, so it comes with the timer.
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            vm.create_pit2(pit).map_err(|e| failed("KVM_CREATE_PIT2", e))
+        }
+    }
+}
+
+/// Asks for the exits that KVM would otherwise settle itself.
+fn enable_exits(vm: &VmFd, host: &Host) -> Result<()> {
+    if host.msr_exits {
+        let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
+        enable(vm, "KVM_CAP_X86_USER_SPACE_MSR", KVM_CAP_X86_USER_SPACE_MSR, u64::from(reasons))?;
+    }
+    if host.hypercall_exits {
+        enable(vm, "KVM_CAP_EXIT_HYPERCALL", KVM_CAP_EXIT_HYPERCALL, 1 << HC_MAP_GPA_RANGE)?;
+    }
+    Ok(())
+}
+
+fn enable(vm: &VmFd, name: &str, cap: u32, arg: u64) -> Result<()> {
+    let cap = kvm_enable_cap { cap, args: [arg, 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&cap).map_err(|e| failed(name, e))
+}
