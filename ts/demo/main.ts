@@ -70,13 +70,14 @@ export async function demo(argv: readonly string[]): Promise<number> {
     say(`${escapeName(ESCAPE)} x quits, ${escapeName(ESCAPE)} h helps`);
   watch(machine, timeline);
   const outcome = args.interactive ? await interact(machine) : await runAlone(machine, guest.typed);
-  timeline.mark(`the guest ended: ${outcome.kind}`);
+  const quit = args.interactive && outcome.kind === 'aborted';
+  timeline.mark(`the guest ended: ${quit ? 'you quit' : outcome.kind}`);
   const { firstOutputMs, userspaceMs } = machine.stats;
   if (firstOutputMs !== undefined) timeline.mark('first output', machine.created + firstOutputMs);
   if (userspaceMs !== undefined)
     timeline.mark('user space: the first process runs', machine.created + userspaceMs);
   process.stdout.write(`\nboot timeline\n${timeline}\n`);
-  return args.interactive && outcome.kind === 'aborted' ? 0 : outcome.status;
+  return quit ? 0 : outcome.status;
 }
 
 /** Notes when the userland says that it is up. */
@@ -110,10 +111,11 @@ async function runAlone(machine: Machine, typed: string): Promise<Outcome> {
 
 /** What the guest's shell has to know of the user's terminal. Linux hands such words to its first process as environment. */
 function terminalWords(): string {
-  const { columns = 80, rows = 24 } = process.stdout;
+  const { columns, rows } = process.stdout;
   const term = process.env['TERM'] ?? '';
   const known = /^[\w.+-]+$/.test(term) ? `TERM=${term} ` : '';
-  return `${known}LINES=${rows} COLUMNS=${columns}`;
+  // A terminal that does not know its size says 0.
+  return `${known}LINES=${rows || 24} COLUMNS=${columns || 80}`;
 }
 
 async function chooseGuest(args: DemoArguments, timeline: Timeline): Promise<Guest> {
