@@ -188,8 +188,12 @@ impl Env for Cpu {
 
     fn leave(&mut self, why: Leave) {
         match why {
-            // Nothing waits, so nothing can become deliverable.
-            Leave::Recheck if !self.has_waiting() => self.state.shadow = Shadow::None,
+            // Nothing waits, so nothing can become deliverable; before the end of the quantum nobody looks again either.
+            Leave::Recheck if !self.has_waiting() => {
+                if self.left > 0 {
+                    self.state.shadow = Shadow::None;
+                }
+            }
             Leave::Recheck => self.recheck(),
             _ => self.leave = Some(why),
         }

@@ -1,8 +1,12 @@
 //! Body of the fuzz target `code`: bytes run as code in any mode, with whatever tables and registers they choose.
 //!
-//! The target in `fuzz/` calls it with libFuzzer's bytes, the test below with proptest's.
+//! The targets in `fuzz/` call it and [`translation`](translation()) with libFuzzer's bytes, the tests with proptest's.
+
+mod translation;
 
 use std::sync::Arc;
+
+pub use translation::translation;
 
 use squib_core::x86::{DescriptorTable, Registers, Segment, SystemRegisters, bits::*};
 use squib_core::{

@@ -228,9 +228,9 @@ impl Cpu {
         {
             let set = &mut self.tlbs[self.rights];
             let addr = if self.state.long_mode() { addr } else { addr & 0xffff_ffff };
-            set.read.insert(addr, host as usize as u64, page.global);
+            set.read.insert(addr, host as usize as u64, &page);
             if access.write && !code {
-                set.write.insert(addr, host as usize as u64, page.global);
+                set.write.insert(addr, host as usize as u64, &page);
             }
         }
         Ok((phys, at))
@@ -405,7 +405,7 @@ impl Cpu {
         let page = self.translate(addr, access)?;
         let phys = page.address(addr);
         // The fetch array gives guest-physical addresses: code is found by those.
-        self.tlbs[self.rights].fetch.insert(addr, phys & !(PAGE - 1), page.global);
+        self.tlbs[self.rights].fetch.insert(addr, phys & !(PAGE - 1), &page);
         Ok(phys)
     }
 

@@ -1,135 +1,12 @@
 //! What interrupts the soft CPU between two instructions, and when: debug exceptions, alignment checks, NMIs and the
 //! local APIC.
 
-use std::sync::Arc;
+mod support;
 
 use iced_x86::code_asm::*;
-use squib_core::x86::{DescriptorTable, Registers, bits};
-use squib_core::{GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit};
-use squib_guests::{Guest, Mode};
-use squib_soft::SoftBackend;
-use squib_vmm::host::{StdClock, ThreadWaker};
-use squib_x86::model::CpuModel;
-
-const CODE: u64 = 0x10_0000;
-const IDT: u64 = 0x1_0000;
-const TSS: u64 = 0x1_1000;
-const HANDLERS: u64 = 0x1_2000;
-const LOG: u64 = 0x2_0000;
-const DATA: u64 = 0x3_0000;
-const APIC: u64 = 0xfee0_0000;
-
-/// What a handler saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    vector: u64,
-    rip: u64,
-    /// DR6 without its fixed bits, which the handler then clears.
-    dr6: u64,
-}
-
-struct Started {
-    memory: Arc<GuestMemory>,
-    vcpu: Box<dyn Vcpu>,
-}
-
-/// A handler that logs at R15, uses R14, resumes with RF set, and skips the faulting instruction of `skip` bytes.
-fn handler(a: &mut CodeAssembler, vector: u32, error: bool, skip: i32) -> Result<(), IcedError> {
-    if error {
-        a.add(rsp, 8)?;
-    }
-    a.mov(qword_ptr(r15), vector as i32)?;
-    a.mov(r14, dr6)?;
-    a.mov(qword_ptr(r15 + 8), r14)?;
-    a.mov(r14, qword_ptr(rsp))?;
-    a.mov(qword_ptr(r15 + 16), r14)?;
-    a.add(r15, 24)?;
-    a.xor(r14, r14)?;
-    a.mov(dr6, r14)?;
-    a.add(qword_ptr(rsp), skip)?;
-    a.or(dword_ptr(rsp + 16), bits::RFLAGS_RF as i32)?;
-    if vector == 0x40 {
-        a.mov(r14d, APIC as u32)?;
-        a.mov(dword_ptr(r14 + 0xb0), 0)?;
-    }
-    a.iretq()
-}
-
-/// A program in 64-bit mode that ends in HLT; RBX is [`DATA`]. With `user` it runs in ring 3 with alignment checks, in
-/// the first 2 MiB, and ends in an access to port 0x80.
-fn start(user: bool, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Started {
-    let mut a = CodeAssembler::new(64).unwrap();
-    program(&mut a).unwrap();
-    let image = a.assemble(CODE).unwrap();
-    let config = VmConfig {
-        memory: GuestMemory::new(4 << 20).unwrap(),
-        irqchip: IrqchipKind::Full,
-        clock: StdClock::new(),
-        waker: ThreadWaker::new(),
-    };
-    let memory = config.memory.clone();
-    let vm = SoftBackend::new(CpuModel::max()).create_vm(&config).unwrap();
-    let mut vcpu = vm.create_vcpu(0).unwrap();
-    Guest { name: "test", about: "a test", mode: Mode::Long64, load_addr: CODE, image }
-        .start(&memory, &mut *vcpu)
-        .unwrap();
-    for (n, (vector, error, skip)) in
-        [(1, false, 0), (2, false, 0), (14, true, 0), (17, true, 3), (0x40, false, 0)].into_iter().enumerate()
-    {
-        let at = HANDLERS + n as u64 * 0x100;
-        let mut a = CodeAssembler::new(64).unwrap();
-        handler(&mut a, vector, error, skip).unwrap();
-        memory.write(at, &a.assemble(at).unwrap()).unwrap();
-        let gate = at & 0xffff | 8 << 16 | 0x8e << 40 | (at >> 16) << 48;
-        memory.write(IDT + u64::from(vector) * 16, &gate.to_le_bytes()).unwrap();
-    }
-    memory.write(TSS + 4, &0x7_0000_u64.to_le_bytes()).unwrap();
-    let x86 = vcpu.x86().unwrap();
-    let mut system = x86.system_registers().unwrap();
-    system.idt = DescriptorTable { base: IDT, limit: 0xfff };
-    system.tr.base = TSS;
-    let mut registers = x86.registers().unwrap();
-    (registers.rbx, registers.r15) = (DATA, LOG);
-    if user {
-        for table in [0x5000, 0x6000, 0x7000] {
-            memory.write(table, &[if table == 0x7000 { 0x87 } else { 7 }]).unwrap();
-        }
-        system.cr0 |= bits::CR0_AM;
-        memory.write(0x1018, &0x00af_fb00_0000_ffff_u64.to_le_bytes()).unwrap();
-        memory.write(0x1020, &0x00cf_f300_0000_ffff_u64.to_le_bytes()).unwrap();
-        system.gdt.limit = 39;
-        (system.cs.dpl, system.cs.selector) = (3, 0x1b);
-        (system.ss.dpl, system.ss.selector) = (3, 0x23);
-        registers.rflags |= bits::RFLAGS_AC | bits::RFLAGS_IOPL;
-    }
-    x86.set_system_registers(&system).unwrap();
-    x86.set_registers(&registers).unwrap();
-    Started { memory, vcpu }
-}
-
-impl Started {
-    /// Runs to HLT or an access to port 0x80, and tells what the handlers saw.
-    fn run(&mut self) -> (Registers, Vec<Seen>) {
-        self.vcpu.set_budget(Some(100_000)).unwrap();
-        let exit = self.vcpu.run(VmEntry::Resume).unwrap();
-        assert!(matches!(exit, VmExit::Hlt | VmExit::Pio { port: 0x80, .. }), "{exit:?}");
-        let registers = self.vcpu.x86().unwrap().registers().unwrap();
-        let word = |at| {
-            let mut bytes = [0; 8];
-            self.memory.read(at, &mut bytes).unwrap();
-            u64::from_le_bytes(bytes)
-        };
-        let seen = (LOG..registers.r15)
-            .step_by(24)
-            .map(|at| Seen { vector: word(at), dr6: word(at + 8) & 0xe00f, rip: word(at + 16) })
-            .collect();
-        (registers, seen)
-    }
-}
-
-fn seen(vector: u64, at: u64, conditions: u64) -> Seen {
-    Seen { vector, rip: CODE + at, dr6: conditions }
-}
+use squib_core::x86::bits;
+use squib_core::{VmEntry, VmExit};
+use support::{APIC, CODE, DATA, ENABLE_APIC, HANDLERS, LOG, Seen, enable_apic, handler, seen, start};
 
 const STEP: u64 = 1 << 14;
 
@@ -331,15 +208,6 @@ fn system_calls_trap_by_the_flags_they_end_with() {
     }
 }
 
-/// Addresses the local APIC by R13 and enables it.
-fn enable_apic(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.mov(r13d, APIC as u32)?;
-    a.mov(dword_ptr(r13 + 0xf0), 0x1ff)
-}
-
-/// Length in bytes of what [`enable_apic`] assembles.
-const ENABLE_APIC: u64 = 17;
-
 #[test]
 fn what_a_processor_sends_itself_comes_before_its_next_instruction() {
     // An NMI, which needs no IF, and a fixed interrupt.
@@ -354,6 +222,113 @@ fn what_a_processor_sends_itself_comes_before_its_next_instruction() {
         });
         assert_eq!(s.run().1, [seen(vector, ENABLE_APIC + 2 + 11, 0)]);
     }
+}
+
+/// Sends the processor itself interrupt 0x40, while IF is clear.
+fn interrupt_waits(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    enable_apic(a)?;
+    a.mov(dword_ptr(r13 + 0x300), 0x4_4040)
+}
+
+/// Length in bytes of what [`interrupt_waits`] assembles.
+const INTERRUPT_WAITS: u64 = ENABLE_APIC + 11;
+
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+#[test]
+fn sti_holds_interrupts_off_for_one_instruction() {
+    let following: [Program; 4] = [
+        |a| a.inc(rcx),
+        // The second STI changes nothing, so it begins no further shadow.
+        |a| a.sti(),
+        // The interrupt wakes the processor that it let go to sleep.
+        |a| a.hlt(),
+        // A fault is an end of the shadow too: the handler begins with interrupts off, and ends with them on.
+        |a| a.mov(rax, qword_ptr(r12)),
+    ];
+    for (n, (follows, length)) in following.into_iter().zip([3, 1, 1, 4]).enumerate() {
+        let mut s = start(false, |a| {
+            interrupt_waits(a)?;
+            a.mov(r12d, 0)?;
+            a.bts(r12, 62)?;
+            a.sti()?;
+            follows(a)?;
+            a.inc(rdx)?;
+            a.hlt()
+        });
+        let at = INTERRUPT_WAITS + 6 + 5 + 1;
+        let expected = match n {
+            3 => vec![seen(13, at, 0), seen(0x40, at + 3, 0)],
+            _ => vec![seen(0x40, at + length, 0)],
+        };
+        assert_eq!(s.run().1, expected, "{n}");
+    }
+}
+
+#[test]
+fn cli_behind_sti_lets_no_interrupt_in() {
+    let mut s = start(false, |a| {
+        interrupt_waits(a)?;
+        a.sti()?;
+        a.cli()?;
+        a.inc(rdx)?;
+        a.hlt()
+    });
+    assert_eq!(s.run().1, []);
+}
+
+#[test]
+fn the_shadow_of_sti_outlasts_a_pause() {
+    // Nothing waits when STI runs; the interrupt comes while the vCPU is paused behind it.
+    let mut s = start(false, |a| {
+        enable_apic(a)?;
+        a.sti()?;
+        a.hlt()?;
+        a.inc(rdx)?;
+        a.hlt()
+    });
+    s.vcpu.set_budget(Some(3)).unwrap();
+    assert!(matches!(s.vcpu.run(VmEntry::Resume).unwrap(), VmExit::BudgetSpent));
+    assert_eq!(s.vcpu.x86().unwrap().registers().unwrap().rip, CODE + ENABLE_APIC + 1, "behind STI");
+    s.vm.signal_msi(APIC, 0x40).unwrap();
+    let (registers, log) = s.run();
+    assert_eq!((log, registers.rdx), (vec![seen(0x40, ENABLE_APIC + 2, 0)], 1), "behind HLT");
+}
+
+#[test]
+fn a_load_of_ss_holds_interrupts_off_for_one_instruction() {
+    // MOV does, behind the shadow of STI; LSS does not.
+    for (lss, held) in [(false, 3), (true, 0)] {
+        let mut s = start(false, |a| {
+            interrupt_waits(a)?;
+            a.mov(dword_ptr(rbx + 4), 0x10)?;
+            a.mov(eax, 0x10)?;
+            a.sti()?;
+            if lss {
+                a.lss(eax, ptr(rbx))?;
+            } else {
+                a.mov(ss, eax)?;
+            }
+            a.inc(rdx)?;
+            a.hlt()
+        });
+        let behind = INTERRUPT_WAITS + 7 + 5 + 1 + if lss { 3 } else { 2 };
+        assert_eq!(s.run().1, [seen(0x40, behind + held, 0)], "LSS: {lss}");
+    }
+}
+
+#[test]
+fn a_load_of_ss_holds_nmis_off_for_one_instruction() {
+    let mut s = start(false, |a| {
+        a.mov(eax, 0x10)?;
+        a.mov(ss, eax)?;
+        a.inc(rdx)?;
+        a.hlt()
+    });
+    s.vcpu.set_budget(Some(2)).unwrap();
+    assert!(matches!(s.vcpu.run(VmEntry::Resume).unwrap(), VmExit::BudgetSpent));
+    s.vcpu.inject_nmi().unwrap();
+    assert_eq!(s.run().1, [seen(2, 5 + 2 + 3, 0)]);
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn set_cr0<E: Env + ?Sized>(env: &mut E, value: u64) -> Result<(), Stop> {
     state.cr0 = value;
     state.efer = efer;
     state.pdpte = pdpte.unwrap_or(state.pdpte);
-    if changed & CR0_PG != 0 {
+    // Translations are cached with what may be done by them: a supervisor's writes to read-only pages no longer may.
+    if changed & (CR0_PG | value & CR0_WP) != 0 {
         env.flush(Flush::All);
     }
     if changed & (CR0_PE | CR0_PG | CR0_WP | CR0_AM) != 0 {

@@ -232,17 +232,23 @@ impl Paging {
         } else {
             !self.smap || access.smap_open || !page.user
         };
-        if !allowed || access.write && !writable || access.fetch && !page.executable {
-            return Err(error::PRESENT);
+        let denied = !allowed || access.write && !writable || access.fetch && !page.executable;
+        // The key is told also where the page itself forbids the access (Intel SDM vol. 3, 4.7).
+        match (denied, self.key_denies(page, access)) {
+            (_, true) => Err(error::PRESENT | error::KEY),
+            (true, false) => Err(error::PRESENT),
+            (false, false) => Ok(()),
         }
-        if self.keys && page.user && !access.fetch {
-            let rights = self.pkru >> (2 * page.key);
-            let no_write = rights & 2 != 0 && access.write && (access.user || self.write_protect);
-            if rights & 1 != 0 || no_write {
-                return Err(error::PRESENT | error::KEY);
-            }
+    }
+
+    /// Whether PKRU forbids a data access (Intel SDM vol. 3, 4.6.2).
+    #[inline]
+    fn key_denies(&self, page: &Page, access: Access) -> bool {
+        if !self.keys || !page.user || access.fetch {
+            return false;
         }
-        Ok(())
+        let rights = self.pkru >> (2 * page.key);
+        rights & 1 != 0 || rights & 2 != 0 && access.write && (access.user || self.write_protect)
     }
 
     /// Walks 8-byte entries from the table at `root`, whose entries map `1 << shift` bytes each.
@@ -541,6 +547,13 @@ mod tests {
             assert_eq!(ok(Access::WRITE.user(true)), write);
             assert_eq!(ok(Access::WRITE), supervisor_write);
             assert!(ok(Access::FETCH));
+        }
+        // A page that forbids the access by itself hides nothing of the key.
+        let mut ram = tables([ALL, ALL, ALL, P | US | key << 59]);
+        for (rights, bits) in [(0, 0), (2, error::KEY), (1, error::KEY)] {
+            s.pkru = rights << (2 * key);
+            let got = walk(&s, &mut ram, Access::WRITE.user(true));
+            assert_eq!(got, Err(error::PRESENT | error::WRITE | error::USER | bits), "{rights}");
         }
     }
 
