@@ -10,7 +10,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use crate::{Error, ErrorCode, Result};
@@ -90,6 +90,9 @@ impl Region {
     }
 
     /// The code marks, one byte a page, nonzero where a backend keeps something derived from the page.
+    ///
+    /// A backend sets the mark, then a sequentially consistent fence, then reads the page: a write by another thread
+    /// is then in what it reads, or is told.
     pub fn code_marks(&self) -> &[AtomicU8] {
         &self.code
     }
@@ -276,6 +279,8 @@ impl GuestMemory {
         if len == 0 {
             return;
         }
+        // Its counterpart is in the backend, between the mark and the reading of the page; see `Region::code_marks`.
+        fence(Ordering::SeqCst);
         let pages = offset / PAGE_SIZE..=(offset + len - 1) / PAGE_SIZE;
         for page in pages {
             if region.code[page as usize].load(Ordering::Acquire) != 0

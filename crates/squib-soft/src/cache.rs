@@ -111,35 +111,30 @@ impl BlockCache {
         self.blocks.get(key).map(|b| b.0.cast_const())
     }
 
-    /// Adds a block and marks its pages as code. Gives the pages that were not marked before.
-    pub fn insert(&mut self, block: Block, memory: &GuestMemory) -> (*const Block, [Option<u64>; 2]) {
+    /// Adds a block, whose pages are marked as code already.
+    pub fn insert(&mut self, block: Block) -> *const Block {
         let key = block.key;
         self.bytes +=
             size_of::<Block>() + size_of_val(&*block.ops) + size_of_val(&*block.insns) + BOOKKEEPING;
-        let pages = [Some(key.phys & !0xfff), block.second_page];
-        let fresh = pages.map(|page| page.filter(|&p| self.note_page(p, key, memory)));
+        for page in [Some(key.phys & !0xfff), block.second_page].into_iter().flatten() {
+            self.pages.entry(page).or_default().push(key);
+        }
         let ptr = Box::into_raw(Box::new(block));
         if let Some(old) = self.blocks.insert(key, Owned(ptr)) {
             self.dropped.push(old);
         }
-        (ptr, fresh)
-    }
-
-    fn note_page(&mut self, page: u64, key: Key, memory: &GuestMemory) -> bool {
-        let keys = self.pages.entry(page).or_default();
-        let fresh = keys.is_empty();
-        keys.push(key);
-        if fresh {
-            mark(memory, page, 1);
-        }
-        fresh
+        ptr
     }
 
     /// Drops the blocks with bytes in `len` bytes at `phys`, which lie in one page. One that runs ends after its
     /// present instruction, by way of `stale`. Whether there were any.
     pub fn invalidate(&mut self, phys: u64, len: u64, memory: &GuestMemory, stale: Handler) -> bool {
         let page = phys & !0xfff;
-        let Some(mut keys) = self.pages.remove(&page) else { return false };
+        let Some(mut keys) = self.pages.remove(&page) else {
+            // What was read of it was no code.
+            unmark(memory, page);
+            return false;
+        };
         let before = keys.len();
         keys.retain(|key| {
             // SAFETY: blocks in the map are live.
@@ -152,7 +147,7 @@ impl BlockCache {
         });
         let any = keys.len() != before;
         if keys.is_empty() {
-            mark(memory, page, 0);
+            unmark(memory, page);
         } else {
             self.pages.insert(page, keys);
         }
@@ -182,7 +177,7 @@ impl BlockCache {
     /// Drops every block. Nothing may be running.
     pub fn clear(&mut self, memory: &GuestMemory) {
         for page in self.pages.keys() {
-            mark(memory, *page, 0);
+            unmark(memory, *page);
         }
         self.pages.clear();
         self.blocks.clear();
@@ -207,8 +202,8 @@ fn retire(block: &Owned, stale: Handler) {
     }
 }
 
-fn mark(memory: &GuestMemory, page: u64, value: u8) {
+fn unmark(memory: &GuestMemory, page: u64) {
     if let Some((region, offset)) = memory.find(page) {
-        region.code_marks()[(offset / 4096) as usize].store(value, Ordering::Release);
+        region.code_marks()[(offset / 4096) as usize].store(0, Ordering::Release);
     }
 }

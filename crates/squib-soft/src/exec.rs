@@ -1,6 +1,8 @@
 //! The dispatcher: finds blocks and runs them.
 #![allow(unsafe_code, reason = "blocks are run by pointer while the cache owns them; see `Handler`")]
 
+use std::sync::atomic::{Ordering, fence};
+
 use iced_x86::Mnemonic as M;
 use squib_core::x86::bits::RFLAGS_TF;
 use squib_x86::insn::{Insn, Rep};
@@ -138,11 +140,7 @@ impl Cpu {
                     // The block it replaces may still be remembered for the other privilege, and will be freed.
                     self.code_generation += 1;
                 }
-                let (block, fresh) = self.cache.insert(block, &self.memory);
-                for page in fresh.into_iter().flatten() {
-                    self.protect_code(page);
-                }
-                block
+                self.cache.insert(block)
             }
         };
         // SAFETY: the block is in the cache.
@@ -166,9 +164,13 @@ impl Cpu {
         }
     }
 
-    /// Takes a page that now holds code out of the write translations.
-    fn protect_code(&mut self, page: u64) {
+    /// Marks a page as code, before its bytes are read: a write from outside is then in what is read, or is told. Takes it
+    /// out of the write translations, for the vCPU's own writes.
+    pub(crate) fn watch_code(&mut self, page: u64) {
         if let Some((region, offset)) = self.memory.find(page) {
+            region.code_marks()[(offset / 4096) as usize].store(1, Ordering::Relaxed);
+            // Its counterpart is in `GuestMemory`, between a write and the look at the mark.
+            fence(Ordering::SeqCst);
             let host = (region.host_ptr() as usize as u64).wrapping_add(offset);
             for set in self.tlbs.iter_mut() {
                 set.write.flush_target(host);

@@ -220,9 +220,12 @@ fn live_flags(insns: &[Insn], live: &mut Vec<bool>) {
 }
 
 impl Cpu {
-    /// Copies up to a window of code from one page of RAM; `None` where there is no RAM.
-    fn code_bytes(&self, phys: u64, out: &mut [u8; WINDOW]) -> Option<usize> {
-        let Physical::Ram { host, .. } = self.physical(phys) else { return None };
+    /// Copies up to a window of code from one page of RAM, which it marks as code; `None` where there is no RAM.
+    fn code_bytes(&mut self, phys: u64, out: &mut [u8; WINDOW]) -> Option<usize> {
+        let Physical::Ram { host, code } = self.physical(phys) else { return None };
+        if !code {
+            self.watch_code(phys & !(PAGE - 1));
+        }
         let offset = (phys & (PAGE - 1)) as usize;
         let len = (PAGE as usize - offset).min(WINDOW);
         // SAFETY: the bytes from `offset` to the end of the page are RAM, and `out` is not.

@@ -1,7 +1,7 @@
 //! What the soft vCPU promises beyond executing instructions: answers, pauses, budgets, and code that changes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
 use squib_core::x86::bits;
@@ -274,6 +274,47 @@ fn code_written_from_outside_is_seen() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A write that comes while its bytes are being decoded must not be lost: the guest would run the old code for ever.
+#[test]
+fn code_written_while_it_is_decoded_is_seen() {
+    const SEEN: u64 = 0x20_0000;
+    const ROUNDS: u32 = 1500;
+    let mut s = start(|a| {
+        let mut again = a.create_label();
+        a.mov(ebx, SEEN as u32)?;
+        a.set_label(&mut again)?;
+        a.mov(eax, 0x1111_1111)?;
+        a.mov(dword_ptr(rbx), eax)?;
+        a.jmp(again)
+    });
+    // Behind `mov ebx, imm32` and the opcode of `mov eax, imm32`.
+    const IMMEDIATE: u64 = CODE + 6;
+    assert_eq!(s.memory.read_array(IMMEDIATE).unwrap(), [0x11; 4]);
+    let (memory, cancel) = (s.memory.clone(), s.vcpu.cancel_handle());
+    let writer = std::thread::spawn(move || {
+        let lost = (1..=ROUNDS).find(|round| {
+            // The first write makes the guest decode anew, and the second comes at some moment of that.
+            memory.write(IMMEDIATE, &0u32.to_le_bytes()).unwrap();
+            for _ in 0..round % 256 * 4 {
+                std::hint::spin_loop();
+            }
+            memory.write(IMMEDIATE, &round.to_le_bytes()).unwrap();
+            let patience = Instant::now() + Duration::from_secs(10);
+            while memory.read_array(SEEN).unwrap() != round.to_le_bytes() {
+                if Instant::now() > patience {
+                    return true;
+                }
+                std::thread::yield_now();
+            }
+            false
+        });
+        cancel.cancel();
+        lost
+    });
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::Cancelled));
+    assert_eq!(writer.join().unwrap(), None, "the round whose write was lost");
 }
 
 #[test]
