@@ -125,7 +125,7 @@ describe('squib run', () => {
     expect(status).toBe(124);
   });
 
-  test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+  test.each(['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP'] as const)(
     '%s ends the guest and gives 128 + its number',
     async (signal) => {
       let sent = false;
@@ -134,7 +134,7 @@ describe('squib run', () => {
         sent = true;
         process.kill(pid, signal);
       });
-      expect(status).toBe({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal]);
+      expect(status).toBe({ SIGINT: 130, SIGQUIT: 131, SIGTERM: 143, SIGHUP: 129 }[signal]);
     },
   );
 
@@ -165,6 +165,7 @@ describe('squib run', () => {
     ['two vCPUs on soft', ['--cpus', '2', '--backend', 'soft'], 2, 'ERR_VCPU_COUNT'],
     ['a number that is none', ['--cpus', 'many'], 2, 'ERR_INVALID_ARGUMENT'],
     ['a time-out that is none', ['--timeout', '-1'], 2, 'ERR_INVALID_ARGUMENT'],
+    ['a time-out beyond all timers', ['--timeout', '2147484'], 2, 'from 0 to 2147483'],
     ['an unknown backend', ['--backend', 'qemu'], 2, 'ERR_INVALID_ARGUMENT'],
     ['an unknown CPU model', ['--cpu', 'v9'], 2, 'there are v1, v2, max'],
     ['an unknown CPU feature', ['--cpu', 'v2,+turbo'], 2, 'no CPU feature turbo; there are fpu,'],

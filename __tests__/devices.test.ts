@@ -183,6 +183,7 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
       read: () => {
         codes.push(codeOf(() => vcpu.run()));
         codes.push(codeOf(() => vcpu.registers));
+        expect(codeOf(() => [vcpu.instructions, vcpu.exitCounts])).toBeUndefined();
         vm.memory.write(0x2000, Uint8Array.of(1));
         codes.push(vm.memory.read(0x2000, 1)[0]);
         vcpu.cancel();
@@ -263,6 +264,9 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
     expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
     expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
     expect(codeOf(() => vcpu.registers)).toBe('ERR_CLOSED');
+    expect(codeOf(() => vcpu.instructions)).toBe('ERR_CLOSED');
+    expect(codeOf(() => vcpu.exitCounts)).toBe('ERR_CLOSED');
+    vcpu.cancel();
     expect(codeOf(() => vm.createVcpu(1))).toBe('ERR_CLOSED');
     expect(codeOf(() => vm.map({ port: 1, length: 1 }, {}))).toBe('ERR_CLOSED');
   });

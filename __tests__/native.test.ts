@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { toSquibError } from '../ts/errors.js';
 import { doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
 import { native, packageRoot, target } from '../ts/native.cjs';
-import { codeOf, realMode } from './support/vm.js';
+import { codeOf, createVm, realMode } from './support/vm.js';
 
 const ROOT = join(__dirname, '..');
 
@@ -46,6 +46,13 @@ test('wrong arguments are typed errors, whatever their kind', () => {
     () => (vcpu.registers = {} as never),
     () => (vcpu.registers = undefined as never),
     () => (vcpu.systemRegisters = { ...systemRegisters, cs: undefined as never }),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: { ...systemRegisters.cs, dpl: 4 } }),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: { ...systemRegisters.cs, kind: 16 } }),
+    () => (vcpu.systemRegisters = { ...systemRegisters, cs: { ...systemRegisters.cs, selector: 0x1_0000 } }),
+    () => (vcpu.systemRegisters = { ...systemRegisters, gdt: { base: 0n, limit: -1 } }),
+    () => (vcpu.pendingEvents = { ...vcpu.pendingEvents, interrupt: 256 }),
+    () => (vcpu.pendingEvents = { ...vcpu.pendingEvents, exception: { vector: 256 } }),
+    () => vcpu.injectInterrupt(256),
     () => (vcpu.debugRegisters = { ...vcpu.debugRegisters, db: [] }),
     () => (vcpu.xsave = new Uint8Array(10)),
     () => vcpu.msr(-1),
@@ -57,6 +64,9 @@ test('wrong arguments are typed errors, whatever their kind', () => {
     () => vm.createVcpu(-1),
     () => vm.createVcpu(1.5),
     () => vm.setIrqLine(0, 1 as never),
+    () => vm.map(undefined as never, {}),
+    () => vm.map({ port: 1, length: 1 }, 5 as never),
+    () => Vm.create(undefined as never),
   ];
   for (const call of wrong) expect(codeOf(call)).toMatch(/^ERR_(INVALID_ARGUMENT|BAD_ENTRY)$/);
   expect(codeOf(() => vm.createVcpu(0))).toBe('ERR_VCPU_COUNT');
@@ -134,9 +144,9 @@ test('a worker runs a guest to its end', async () => {
   expect(await new Promise((resolve) => running.once('message', resolve))).toEqual(['hlt', 9n]);
 });
 
-test('a VM has the CPU model that it is given', () => {
+test.each(['soft', 'wasm'] as const)('a VM has the CPU model that it is given, on %s', (runner) => {
   const has = (cpu: string | undefined, bit: number) => {
-    using vm = Vm.create({ memory: '64K', cpu, backend: 'soft' });
+    using vm = createVm(runner, { memory: '64K', cpu });
     return ((vm.createVcpu(0).cpuid(1).ecx >>> bit) & 1) === 1;
   };
   const [sse42, aes] = [20, 25];
@@ -147,11 +157,18 @@ test('a VM has the CPU model that it is given', () => {
     false,
   ]);
   expect(['v2', 'v2,+aes,-sse4_2', 'max'].map((cpu) => has(cpu, aes))).toEqual([false, true, true]);
+  for (const cpu of ['', 'v9', 'v2,+turbo', 2 as never]) {
+    expect(codeOf(() => createVm(runner, { memory: '64K', cpu }))).toBe('ERR_INVALID_ARGUMENT');
+  }
 });
 
-test('RDRAND gives numbers of the host', () => {
-  using vm = Vm.create({ memory: '64K', cpu: 'v1,+rdrand' });
+test('a CPU model makes auto choose soft', () => {
+  using vm = Vm.create({ memory: '64K', cpu: 'v1' });
   expect(vm.backend).toBe('soft');
+});
+
+test.each(['soft', 'wasm'] as const)('RDRAND gives numbers of the host on %s', (runner) => {
+  using vm = createVm(runner, { memory: '64K', cpu: 'v1,+rdrand' });
   // rdrand eax; hlt
   vm.memory.write(0x1000, Uint8Array.of(0x66, 0x0f, 0xc7, 0xf0, 0xf4));
   const vcpu = vm.createVcpu(0);

@@ -1,5 +1,6 @@
 /** Which backend runs a VM. */
 import type { BackendCapabilities, BackendKind, KvmReport } from './binding.cjs';
+import type { CpuModel } from './cpu-model.js';
 import { guard, invalid } from './errors.js';
 import { native } from './native.cjs';
 
@@ -10,19 +11,6 @@ export type BackendChoice = 'auto' | BackendKind;
 
 /** The choices there are. */
 export const BACKEND_CHOICES: readonly BackendChoice[] = ['auto', 'kvm', 'soft'];
-
-/**
- * A CPU model of the soft backend: `v1` (the default: x86-64-v1), `v2` (x86-64-v2) or `max` (all there is), and features by
- * their names in `/proc/cpuinfo` added and taken away, as in `v2,+aes,-popcnt`. Unknown names are `ERR_INVALID_ARGUMENT`,
- * and the message lists the known ones.
- */
-export type CpuModel = string;
-
-/** Checks that a CPU model is text; what it says is checked by the backend. */
-export function cpuModel(cpu: CpuModel): string {
-  if (typeof cpu !== 'string') invalid('a CPU model must be text');
-  return cpu;
-}
 
 /** A backend and why it was chosen. */
 export interface ChosenBackend {

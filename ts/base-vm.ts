@@ -1,11 +1,12 @@
 /** A virtual machine without a board, whatever runs it. */
 import './dispose.js';
+import { type Address, u32, whole } from './arguments.js';
 import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
+import type { CpuModel } from './cpu-model.js';
 import type { Device, DeviceRange } from './device.js';
 import { guard } from './errors.js';
 import type { DeviceMap, DeviceMapping } from './mapping.js';
 import { Memory } from './memory.js';
-import { type Address, u32, whole } from './numbers.js';
 import { Vcpu } from './vcpu.js';
 
 /** What a VM is made of. */
@@ -14,6 +15,8 @@ export interface BaseVmOptions {
   readonly memory: Address | string;
   /** Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. */
   readonly irqchip?: IrqchipKind;
+  /** Which CPU the guest sees; see {@link CpuModel}. */
+  readonly cpu?: CpuModel | undefined;
 }
 
 /** What a VM has and does, by the addon ({@link Vm}) and in WebAssembly alike. */

@@ -217,7 +217,7 @@ export declare const DEFAULT_COMMAND_LINE: string
 export interface DescriptorTable {
   /** Linear address. */
   base: bigint
-  /** Offset of the last byte. */
+  /** Offset of the last byte, 16 bits. */
   limit: number
 }
 
@@ -379,7 +379,7 @@ export type OutcomeKind = 'powerOff' | 'debugExit' | 'reset' | 'kernelPanic' | '
 export interface PendingEvents {
   /** Exception to deliver. */
   exception?: PendingException
-  /** External interrupt already acknowledged, to deliver. */
+  /** Vector, 0–255, of an external interrupt already acknowledged, to deliver. */
   interrupt?: number
   /** An NMI is pending. */
   nmiPending: boolean
@@ -391,7 +391,7 @@ export interface PendingEvents {
 
 /** An exception on its way into a vCPU. */
 export interface PendingException {
-  /** Vector. */
+  /** Vector, 0–255. */
   vector: number
   /** Error code, where the exception has one. */
   errorCode?: number
@@ -438,7 +438,7 @@ export interface Segment {
   base: bigint
   /** Offset of the last byte, in bytes. */
   limit: number
-  /** The visible selector. */
+  /** The visible selector, 16 bits. */
   selector: number
   /** Type field, 4 bits. */
   kind: number

@@ -5,17 +5,19 @@
  *
  * @packageDocumentation
  */
+
+export type { Address } from './arguments.js';
 export {
   BACKEND_CHOICES,
   type BackendCapabilities,
   type BackendChoice,
   type BackendKind,
   backendCapabilities,
-  type CpuModel,
 } from './backend.js';
 export type { BaseVm, BaseVmOptions } from './base-vm.js';
 export { defaultCommandLine } from './command-line.js';
 export type { MachineConsole } from './console.js';
+export type { CpuModel } from './cpu-model.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { type Diagnosis, doctor, type Finding } from './doctor.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
@@ -41,7 +43,6 @@ export {
 } from './machine.js';
 export type { DeviceMapping } from './mapping.js';
 export type { Memory, MemoryRegion } from './memory.js';
-export type { Address } from './numbers.js';
 export type {
   CpuidResult,
   DebugRegisters,

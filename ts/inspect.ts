@@ -1,8 +1,8 @@
 /** What instructions mean, as squib's own CPU has it. */
+import { type Address, byteArray, u64 } from './arguments.js';
 import type { InspectedInstruction } from './binding.cjs';
-import { guard, invalid } from './errors.js';
+import { guard } from './errors.js';
 import { native } from './native.cjs';
-import { type Address, u64 } from './numbers.js';
 
 export type { InspectedInstruction };
 
@@ -22,7 +22,7 @@ export function inspect(
   code: Uint8Array,
   { bits = 64, address = 0 }: InspectOptions = {},
 ): InspectedInstruction[] {
-  if (!(code instanceof Uint8Array)) invalid('code must be a Uint8Array');
+  byteArray(code, 'code');
   const at = u64(address, 'an address');
   return guard(() => native().inspect(code, bits, at));
 }

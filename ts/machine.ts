@@ -2,17 +2,18 @@
 import './dispose.js';
 import { EventEmitter } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type BackendChoice, type ChosenBackend, type CpuModel, chooseBackend, cpuModel } from './backend.js';
+import { type Address, byteArray, byteSize, object, u32 } from './arguments.js';
+import { type BackendChoice, type ChosenBackend, chooseBackend } from './backend.js';
 import type { BootReport, MachineStats, NativeMachine, OutcomeKind } from './binding.cjs';
 import { defaultCommandLine } from './command-line.js';
 import { MachineConsole } from './console.js';
+import { type CpuModel, cpuModel } from './cpu-model.js';
 import type { Device, DeviceRange } from './device.js';
 import { guard, invalid, SquibError, toSquibError } from './errors.js';
 import type { VmExit } from './exits.js';
 import { DeviceMap, type DeviceMapping } from './mapping.js';
 import { Memory } from './memory.js';
 import { native } from './native.cjs';
-import { type Address, byteSize, u32 } from './numbers.js';
 
 export type { BootReport, MachineStats, OutcomeKind };
 
@@ -145,7 +146,7 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
       irqchip = 'full',
       backend = 'auto',
       devices = [],
-    } = options;
+    } = object(options, 'the options');
     if (typeof cmdline !== 'string') invalid('the command line must be text');
     if ((kernel === undefined) === (firmware === undefined)) invalid('give a kernel, or firmware instead');
     const parts = {
@@ -184,7 +185,8 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
    * Runs the machine until it ends. When a device fails it rejects with that device's error, the guest stands still, and
    * `run` can be called again. A machine that has ended is not run again: that is `ERR_CLOSED`.
    */
-  async run({ signal }: MachineRunOptions = {}): Promise<Outcome> {
+  async run(options: MachineRunOptions = {}): Promise<Outcome> {
+    const { signal } = object(options, 'the options');
     this.#devices.check();
     if (this.#running !== undefined) throw new SquibError('ERR_VCPU_BUSY', 'the machine is running already');
     this.#running = this.#run(signal);
@@ -276,7 +278,7 @@ function isTimeout(signal: AbortSignal | undefined): boolean {
 }
 
 async function imageBytes(image: Image | undefined, what: string): Promise<Uint8Array> {
-  if (image instanceof Uint8Array || ArrayBuffer.isView(image)) return image as Uint8Array;
+  if (ArrayBuffer.isView(image)) return byteArray(image as Uint8Array, `the ${what}`);
   if (typeof image !== 'string' && !(image instanceof URL))
     invalid(`the ${what} must be a path, a file URL or bytes`);
   try {

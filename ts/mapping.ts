@@ -1,7 +1,7 @@
 /** Devices on the ports and addresses of a VM. */
+import { object, whole } from './arguments.js';
 import { type Device, type DeviceRange, DeviceTable } from './device.js';
 import { guard, SquibError } from './errors.js';
-import { whole } from './numbers.js';
 
 /** A device that is mapped. */
 export interface DeviceMapping extends Disposable {
@@ -26,6 +26,8 @@ export class DeviceMap {
   /** Gives a range of `buses` to `device`. */
   map(buses: Buses, range: DeviceRange, device: Device): DeviceMapping {
     this.check();
+    object(device, 'a device');
+    object(range, 'a range');
     const port = 'port' in range;
     const base = port ? whole(range.port, 'a port') : whole(range.address, 'an address');
     const length = whole(range.length, 'a length');

@@ -1,7 +1,7 @@
 /** Guest RAM: read without a call, written through the backend. */
+import { type Address, byteArray, whole } from './arguments.js';
 import type { NativeMemory } from './binding.cjs';
 import { guard, SquibError } from './errors.js';
-import { type Address, whole } from './numbers.js';
 import { GuestView } from './view.js';
 
 /** A run of guest RAM. */
@@ -66,7 +66,7 @@ export class Memory {
 
   /** Copies `data` in. */
   write(address: Address, data: Uint8Array): void {
-    const [start] = this.#range(address, data.byteLength);
+    const [start] = this.#range(address, byteArray(data, 'data').byteLength);
     guard(() => this.#native.write(start, data));
   }
 

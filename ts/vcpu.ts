@@ -1,4 +1,5 @@
 /** A virtual processor. */
+import { type Address, object, u32, u64, whole } from './arguments.js';
 import type {
   CpuidResult,
   DebugRegisters,
@@ -12,7 +13,6 @@ import type {
 } from './binding.cjs';
 import type { DeviceTable } from './device.js';
 import { guard, SquibError, toSquibError } from './errors.js';
-import { type Address, u32, u64 } from './numbers.js';
 
 export type { CpuidResult, DebugRegisters, PendingEvents, Registers, SystemRegisters };
 
@@ -25,8 +25,9 @@ export interface RunOptions {
 }
 
 /**
- * A vCPU of a {@link Vm}. It is run by one caller at a time: while it runs, everything but {@link Vcpu.cancel} is
- * `ERR_VCPU_BUSY`. After the VM was closed, everything is `ERR_CLOSED`.
+ * A vCPU of a {@link Vm}. It is run by one caller at a time: while it runs, everything but {@link Vcpu.cancel} and the two
+ * counters, {@link Vcpu.instructions} and {@link Vcpu.exitCounts}, is `ERR_VCPU_BUSY`. After the VM was closed, everything is
+ * `ERR_CLOSED` but `cancel`, which then has nothing to do.
  */
 export class Vcpu {
   readonly #native: NativeVcpu;
@@ -59,7 +60,8 @@ export class Vcpu {
    * The same on a thread of its own. Devices are called from the event loop, which stays free: the guest waits for it, not
    * it for the guest. The process stays alive until the run ends.
    */
-  async runAsync({ entry, signal }: RunOptions = {}): Promise<VmExit> {
+  async runAsync(options: RunOptions = {}): Promise<VmExit> {
+    const { entry, signal } = object(options, 'the options');
     if (signal?.aborted) throw aborted(signal);
     const cancel = () => this.#native.cancel();
     signal?.addEventListener('abort', cancel, { once: true });
@@ -160,7 +162,7 @@ export class Vcpu {
     guard(() => this.#native.setBudget(budget));
   }
 
-  /** Guest instructions executed so far, where the backend counts them. */
+  /** Guest instructions executed up to the end of the last run, where the backend counts them. */
   get instructions(): bigint | undefined {
     return guard(() => this.#native.instructions()) ?? undefined;
   }
@@ -171,9 +173,9 @@ export class Vcpu {
     return Object.fromEntries(counts.map(({ kind, count }) => [kind, count]));
   }
 
-  /** Delivers external interrupt `vector` at the next entry, where the VM has no interrupt controller. */
+  /** Delivers external interrupt `vector` (0–255) at the next entry, where the VM has no interrupt controller. */
   injectInterrupt(vector: number): void {
-    const number = u32(vector, 'a vector');
+    const number = whole(vector, 'a vector', 'ERR_INVALID_ARGUMENT', 255);
     guard(() => this.#native.injectInterrupt(number));
   }
 

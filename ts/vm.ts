@@ -1,17 +1,17 @@
 /** A virtual machine without a board, on a backend of the addon. */
-import { type BackendChoice, type CpuModel, chooseBackend, cpuModel } from './backend.js';
+
+import { byteSize, object } from './arguments.js';
+import { type BackendChoice, chooseBackend } from './backend.js';
 import { BaseVm, type BaseVmOptions } from './base-vm.js';
+import { cpuModel } from './cpu-model.js';
 import { guard } from './errors.js';
 import { DeviceMap } from './mapping.js';
 import { native } from './native.cjs';
-import { byteSize } from './numbers.js';
 
 /** What a VM is made of, and what runs it. */
 export interface VmOptions extends BaseVmOptions {
   /** Which backend runs it. `auto` takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice;
-  /** Which CPU the guest sees; see {@link CpuModel}. */
-  readonly cpu?: CpuModel | undefined;
 }
 
 /**
@@ -26,8 +26,14 @@ export interface VmOptions extends BaseVmOptions {
  * vcpu.run(); // { kind: 'hlt' }
  */
 export class Vm extends BaseVm {
-  /** Makes a VM without vCPUs and devices. */
-  static create({ backend = 'auto', memory, irqchip = 'none', cpu }: VmOptions): Vm {
+  /**
+   * Makes a VM without vCPUs and devices.
+   *
+   * @throws ERR_MEMORY_SIZE, ERR_OUT_OF_MEMORY, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_UNSUPPORTED,
+   * ERR_INVALID_ARGUMENT, ERR_ADDON_MISSING
+   */
+  static create(options: VmOptions): Vm {
+    const { backend = 'auto', memory, irqchip = 'none', cpu } = object(options, 'the options');
     const size = byteSize(memory);
     const chosen = chooseBackend(backend, cpu).backend;
     const model = cpu === undefined ? undefined : cpuModel(cpu);

@@ -11,13 +11,16 @@
  * @packageDocumentation
  */
 import './dispose.js';
+import { type Address, byteSize, object, u64 } from './arguments.js';
 import { BaseVm, type BaseVmOptions } from './base-vm.js';
+import { cpuModel } from './cpu-model.js';
 import { DeviceMap } from './mapping.js';
-import { type Address, byteSize, u64 } from './numbers.js';
 import { WasmModule } from './wasm/module.js';
 import { WasmNativeVm } from './wasm/vm.js';
 
+export type { Address } from './arguments.js';
 export type { BaseVm, BaseVmOptions } from './base-vm.js';
+export type { CpuModel } from './cpu-model.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export {
@@ -30,7 +33,6 @@ export {
 } from './exits.js';
 export type { DeviceMapping } from './mapping.js';
 export type { Memory, MemoryRegion } from './memory.js';
-export type { Address } from './numbers.js';
 export type {
   CpuidResult,
   DebugRegisters,
@@ -71,10 +73,15 @@ export class WasmEngine {
     return new WasmEngine(await WebAssembly.compile(bytes));
   }
 
-  /** Makes a VM without vCPU and devices. */
-  createVm({ memory, irqchip = 'none' }: BaseVmOptions): WasmVm {
+  /**
+   * Makes a VM without vCPU and devices.
+   *
+   * @throws ERR_MEMORY_SIZE, ERR_OUT_OF_MEMORY, ERR_UNSUPPORTED, ERR_INVALID_ARGUMENT
+   */
+  createVm(options: BaseVmOptions): WasmVm {
+    const { memory, irqchip = 'none', cpu = 'v1' } = object(options, 'the options');
     const devices = new DeviceMap();
-    const vm = new WasmNativeVm(this.#module, byteSize(memory), irqchip, devices.table);
+    const vm = new WasmNativeVm(this.#module, byteSize(memory), irqchip, cpuModel(cpu), devices.table);
     return new WasmVm(vm, devices);
   }
 }
@@ -92,7 +99,11 @@ export class WasmVm extends BaseVm {
     this.#native = native;
   }
 
-  /** Loads a flat binary, or else a kernel by its headers, and puts the vCPU, which must be there, at its first instruction. */
+  /**
+   * Loads a flat binary, or else a kernel by its headers, and puts the vCPU, which must be there, at its first instruction.
+   *
+   * @throws ERR_IMAGE_FORMAT, ERR_IMAGE_TOO_LARGE, ERR_MEMORY_RANGE, ERR_VCPU_BUSY, ERR_INVALID_ARGUMENT
+   */
   boot(image: Uint8Array, flat?: FlatImage): void {
     const address = flat ? u64(flat.address, 'an address') : 0n;
     this.#native.boot(image, flat ? MODES[flat.mode] : 0, address);

@@ -65,16 +65,20 @@ function parse(argv: readonly string[]): RunArguments {
       testDevice: values['test-device'],
       devices: ownGuestRuns ? [lineDevice()] : firmware === undefined ? [] : [firmwareLog()],
     },
-    timeoutMs: values.timeout === undefined ? undefined : numeric('--timeout', values.timeout) * 1000,
+    timeoutMs:
+      values.timeout === undefined ? undefined : numeric('--timeout', values.timeout, MAX_TIMEOUT) * 1000,
     stats,
     escape: escapeCode(values.escape ?? 'a'),
   };
 }
 
-function numeric(option: string, value: string): number {
+/** Seconds that a timer of node's can wait: 24 days. */
+const MAX_TIMEOUT = 2_147_483;
+
+function numeric(option: string, value: string, max = Number.MAX_SAFE_INTEGER): number {
   const number = Number(value);
-  if (value.trim() === '' || !Number.isFinite(number) || number < 0) {
-    throw new RangeError(`${option} takes a number, not ${JSON.stringify(value)}`);
+  if (value.trim() === '' || !(number >= 0 && number <= max)) {
+    throw new RangeError(`${option} takes a number from 0 to ${max}, not ${JSON.stringify(value)}`);
   }
   return number;
 }

@@ -4,7 +4,7 @@ import type { Machine } from '../machine.js';
 import { EscapeFilter, escapeName } from './escape.js';
 
 /** Signals that end squib; the terminal is restored first. */
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const SIGNALS = ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** The machine's console on the terminal. */
 export interface Attachment {

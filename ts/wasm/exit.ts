@@ -1,7 +1,8 @@
 /** Exits and entries as numbers, as crates/squib-web/src/exit.rs has them. */
+
+import { u64 } from '../arguments.js';
 import type { MsrReason, SystemEventKind, VmEntry, VmExit } from '../binding.cjs';
 import { SquibError } from '../errors.js';
-import { u64 } from '../numbers.js';
 
 const MSR_REASONS: readonly MsrReason[] = ['unknown', 'invalid', 'filter'];
 const SYSTEM_EVENTS: readonly SystemEventKind[] = [

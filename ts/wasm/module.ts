@@ -50,6 +50,9 @@ export interface Exports {
 
 const RECORD_WORDS = 8;
 
+/** Where random numbers are made. */
+const dice = new BigUint64Array(1);
+
 /** An instance of the module. */
 export class WasmModule {
   readonly #exports: Exports;
@@ -64,6 +67,7 @@ export class WasmModule {
         access: (record: number) => this.#access(record),
         now: () => performance.now(),
         date: () => Date.now(),
+        random: () => crypto.getRandomValues(dice)[0],
       },
     };
     this.#exports = new WebAssembly.Instance(compiled, imports).exports as unknown as Exports;

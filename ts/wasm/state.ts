@@ -1,7 +1,8 @@
 /** Register state as words, as crates/squib-web/src/state.rs has it. */
+
+import { object, u64, whole } from '../arguments.js';
 import type { DebugRegisters, PendingEvents, Registers, Segment, SystemRegisters } from '../binding.cjs';
 import { invalid } from '../errors.js';
-import { u64, whole } from '../numbers.js';
 
 /** The parts of a vCPU's state, by their numbers. */
 export const PART = {
@@ -56,24 +57,19 @@ function flag(value: unknown, what: string): boolean {
   return typeof value === 'boolean' ? value : invalid(`${what} must be true or false`);
 }
 
-/** Refuses what is no object, so that its fields can be looked at. */
-function fields<T extends object>(value: T, what: string): T {
-  return typeof value === 'object' && value !== null ? value : invalid(`${what} must be an object`);
-}
-
 export const registers = {
-  encode: (r: Registers): bigint[] => REGISTERS.map((name) => word(fields(r, 'registers')[name], name)),
+  encode: (r: Registers): bigint[] => REGISTERS.map((name) => word(object(r, 'registers')[name], name)),
   decode: (words: Words): Registers =>
     Object.fromEntries(REGISTERS.map((name, i) => [name, at(words, i)])) as unknown as Registers,
 };
 
 export const systemRegisters = {
   encode(r: SystemRegisters): bigint[] {
-    fields(r, 'system registers');
+    object(r, 'system registers');
     return [
-      ...SEGMENTS.flatMap((name) => encodeSegment(fields(r[name], name), name)),
+      ...SEGMENTS.flatMap((name) => encodeSegment(object(r[name], name), name)),
       ...TABLES.flatMap((name) => {
-        const { base, limit } = fields(r[name], name);
+        const { base, limit } = object(r[name], name);
         return [word(base, `base of ${name}`), small(limit, `limit of ${name}`, 0xffff)];
       }),
       ...CONTROL.map((name) => word(r[name], name)),
@@ -122,7 +118,7 @@ function decodeSegment(words: Words, first: number): Segment {
 
 export const debugRegisters = {
   encode(r: DebugRegisters): bigint[] {
-    const { db, dr6, dr7 } = fields(r, 'debug registers');
+    const { db, dr6, dr7 } = object(r, 'debug registers');
     if (!Array.isArray(db) || db.length !== 4) invalid('db must hold four addresses');
     return [...db.map((address, i) => word(address, `DR${i}`)), word(dr6, 'DR6'), word(dr7, 'DR7')];
   },
@@ -135,7 +131,7 @@ export const debugRegisters = {
 
 export const pendingEvents = {
   encode(events: PendingEvents): bigint[] {
-    const { exception, interrupt, nmiPending, nmiMasked, interruptShadow } = fields(events, 'pending events');
+    const { exception, interrupt, nmiPending, nmiMasked, interruptShadow } = object(events, 'pending events');
     const optional = (value: unknown, what: string, max: number) =>
       value === undefined ? [0n, 0n] : [1n, small(value, what, max)];
     return [

@@ -82,7 +82,7 @@ export class WasmVcpu implements NativeVcpu {
   }
 
   cancel(): void {
-    this.#vm.call((exports, vm) => exports.squib_cancel(vm));
+    if (!this.#vm.closed) this.#vm.call((exports, vm) => exports.squib_cancel(vm));
   }
 
   setBudget(instructions?: bigint | null): void {

@@ -51,12 +51,13 @@ export class WasmNativeVm implements NativeVm {
   readonly #vm: VmCall;
   readonly #disconnect: () => void;
 
-  /** Makes one with `memory` bytes of RAM, whose devices are those of `devices`. */
-  constructor(module: WasmModule, memory: number, irqchip: IrqchipKind, devices: DeviceTable) {
+  /** Makes one with `memory` bytes of RAM and a vCPU of the model `cpu`, whose devices are those of `devices`. */
+  constructor(module: WasmModule, memory: number, irqchip: IrqchipKind, cpu: string, devices: DeviceTable) {
     const kind = IRQCHIPS.indexOf(irqchip);
     if (kind < 0)
       invalid(`there is no irqchip ${JSON.stringify(irqchip)}; use one of ${IRQCHIPS.join(', ')}`);
-    const number = module.call((exports) => exports.squib_create(BigInt(memory), kind));
+    const model = new TextEncoder().encode(cpu);
+    const number = module.call((exports) => exports.squib_create(BigInt(memory), kind), model);
     this.#vm = new VmCall(module, number);
     this.#disconnect = module.connect(
       this.#vm.call((exports, vm) => exports.squib_record(vm)),

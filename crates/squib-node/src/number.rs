@@ -19,6 +19,17 @@ pub(crate) fn whole(value: f64, code: ErrorCode) -> Result<u64> {
     refuse(code, format!("{value} is not a whole number from 0 to 2^53 - 1"))
 }
 
+/// `value` where it is at most `max`. What is negative arrives as a number that is too large.
+///
+/// # Errors
+/// `InvalidArgument` for any other.
+pub(crate) fn small(value: u32, max: u32, what: &str) -> Result<u32> {
+    if value <= max {
+        return Ok(value);
+    }
+    refuse(ErrorCode::InvalidArgument, format!("{what} must be a whole number from 0 to {max}"))
+}
+
 /// A bigint from 0 to 2^64 - 1.
 ///
 /// # Errors

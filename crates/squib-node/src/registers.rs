@@ -8,10 +8,15 @@ use squib_core::x86::{
 };
 
 use crate::error::Result;
-use crate::number::word;
+use crate::number::{small, word};
 
 fn field(value: &BigInt) -> Result<u64> {
     word(value, ErrorCode::InvalidArgument)
+}
+
+/// An interrupt vector.
+pub(crate) fn vector(number: u32) -> Result<u8> {
+    Ok(small(number, 255, "a vector")? as u8)
 }
 
 macro_rules! registers {
@@ -43,12 +48,12 @@ pub struct JsSegment {
     pub base: BigInt,
     /// Offset of the last byte, in bytes.
     pub limit: u32,
-    /// The visible selector.
-    pub selector: u16,
+    /// The visible selector, 16 bits.
+    pub selector: u32,
     /// Type field, 4 bits.
-    pub kind: u8,
+    pub kind: u32,
     /// Descriptor privilege level, 0–3.
-    pub dpl: u8,
+    pub dpl: u32,
     /// P: present.
     pub present: bool,
     /// S: code or data, not system.
@@ -85,9 +90,9 @@ impl From<Segment> for JsSegment {
         Self {
             base,
             limit,
-            selector,
-            kind,
-            dpl,
+            selector: selector.into(),
+            kind: kind.into(),
+            dpl: dpl.into(),
             present,
             code_or_data,
             long,
@@ -104,9 +109,9 @@ impl JsSegment {
         Ok(Segment {
             base: field(&self.base)?,
             limit: self.limit,
-            selector: self.selector,
-            kind: self.kind,
-            dpl: self.dpl,
+            selector: small(self.selector, 0xffff, "a selector")? as u16,
+            kind: small(self.kind, 15, "a segment's kind")? as u8,
+            dpl: small(self.dpl, 3, "a segment's dpl")? as u8,
             present: self.present,
             code_or_data: self.code_or_data,
             long: self.long,
@@ -123,19 +128,20 @@ impl JsSegment {
 pub struct JsDescriptorTable {
     /// Linear address.
     pub base: BigInt,
-    /// Offset of the last byte.
-    pub limit: u16,
+    /// Offset of the last byte, 16 bits.
+    pub limit: u32,
 }
 
 impl From<DescriptorTable> for JsDescriptorTable {
     fn from(t: DescriptorTable) -> Self {
-        Self { base: t.base.into(), limit: t.limit }
+        Self { base: t.base.into(), limit: t.limit.into() }
     }
 }
 
 impl JsDescriptorTable {
     fn to_core(&self) -> Result<DescriptorTable> {
-        Ok(DescriptorTable { base: field(&self.base)?, limit: self.limit })
+        let limit = small(self.limit, 0xffff, "the limit of a table")? as u16;
+        Ok(DescriptorTable { base: field(&self.base)?, limit })
     }
 }
 
@@ -206,8 +212,8 @@ impl JsDebugRegisters {
 /// An exception on its way into a vCPU.
 #[napi(object)]
 pub struct PendingException {
-    /// Vector.
-    pub vector: u8,
+    /// Vector, 0–255.
+    pub vector: u32,
     /// Error code, where the exception has one.
     pub error_code: Option<u32>,
 }
@@ -217,8 +223,8 @@ pub struct PendingException {
 pub struct JsPendingEvents {
     /// Exception to deliver.
     pub exception: Option<PendingException>,
-    /// External interrupt already acknowledged, to deliver.
-    pub interrupt: Option<u8>,
+    /// Vector, 0–255, of an external interrupt already acknowledged, to deliver.
+    pub interrupt: Option<u32>,
     /// An NMI is pending.
     pub nmi_pending: bool,
     /// NMIs are blocked until IRET.
@@ -230,8 +236,10 @@ pub struct JsPendingEvents {
 impl From<PendingEvents> for JsPendingEvents {
     fn from(e: PendingEvents) -> Self {
         Self {
-            exception: e.exception.map(|(vector, error_code)| PendingException { vector, error_code }),
-            interrupt: e.interrupt,
+            exception: e
+                .exception
+                .map(|(vector, error_code)| PendingException { vector: vector.into(), error_code }),
+            interrupt: e.interrupt.map(Into::into),
             nmi_pending: e.nmi_pending,
             nmi_masked: e.nmi_masked,
             interrupt_shadow: e.interrupt_shadow,
@@ -239,15 +247,19 @@ impl From<PendingEvents> for JsPendingEvents {
     }
 }
 
-impl From<JsPendingEvents> for PendingEvents {
-    fn from(e: JsPendingEvents) -> Self {
-        Self {
-            exception: e.exception.map(|x| (x.vector, x.error_code)),
-            interrupt: e.interrupt,
-            nmi_pending: e.nmi_pending,
-            nmi_masked: e.nmi_masked,
-            interrupt_shadow: e.interrupt_shadow,
-        }
+impl JsPendingEvents {
+    pub(crate) fn to_core(&self) -> Result<PendingEvents> {
+        let exception = match &self.exception {
+            Some(x) => Some((vector(x.vector)?, x.error_code)),
+            None => None,
+        };
+        Ok(PendingEvents {
+            exception,
+            interrupt: self.interrupt.map(vector).transpose()?,
+            nmi_pending: self.nmi_pending,
+            nmi_masked: self.nmi_masked,
+            interrupt_shadow: self.interrupt_shadow,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{ErrorValue, Result, node_api, refuse, thrown};
 use crate::exit::{JsEntry, JsExit};
 use crate::host::{Dispatch, Mailbox};
 use crate::number::word;
-use crate::registers::{JsCpuid, JsDebugRegisters, JsPendingEvents, JsRegisters, JsSystemRegisters};
+use crate::registers::{self, JsCpuid, JsDebugRegisters, JsPendingEvents, JsRegisters, JsSystemRegisters};
 use crate::thread::spawn;
 
 /// How a run on a thread of its own ended.
@@ -143,21 +143,24 @@ impl NativeVcpu {
 
     /// Guest instructions executed up to the end of the last run, where the backend counts them.
     #[napi(catch_unwind)]
-    pub fn instructions(&self) -> Option<BigInt> {
-        self.vcpu.instructions().map(BigInt::from)
+    pub fn instructions(&self) -> Result<Option<BigInt>> {
+        self.vcpu.check_open().map_err(|e| thrown(&e))?;
+        Ok(self.vcpu.instructions().map(BigInt::from))
     }
 
     /// Exits so far, by kind, those that devices answered included.
     #[napi(catch_unwind)]
-    pub fn exit_counts(&self) -> Vec<ExitCount> {
+    pub fn exit_counts(&self) -> Result<Vec<ExitCount>> {
+        self.vcpu.check_open().map_err(|e| thrown(&e))?;
         let counts = self.vcpu.counts();
         let count = |kind: ExitKind| ExitCount { kind: kind.name(), count: counts.get(kind) as f64 };
-        ExitKind::ALL.into_iter().filter(|kind| counts.get(*kind) > 0).map(count).collect()
+        Ok(ExitKind::ALL.into_iter().filter(|kind| counts.get(*kind) > 0).map(count).collect())
     }
 
     /// Delivers an external interrupt at the next entry, where the VM has no interrupt controller.
     #[napi(catch_unwind)]
-    pub fn inject_interrupt(&self, vector: u8) -> Result<()> {
+    pub fn inject_interrupt(&self, vector: u32) -> Result<()> {
+        let vector = registers::vector(vector)?;
         self.idle(|vcpu| vcpu.inject_interrupt(vector))
     }
 
@@ -268,7 +271,7 @@ impl NativeVcpu {
     /// Sets them.
     #[napi(catch_unwind)]
     pub fn set_pending_events(&self, events: JsPendingEvents) -> Result<()> {
-        let events = events.into();
+        let events = events.to_core()?;
         self.x86(|x| x.set_pending_events(&events))
     }
 

@@ -76,8 +76,12 @@ impl Machine {
         let created_ns = config.clock.now_ns();
         let most = backend.capabilities().max_vcpus.min(MAX_VCPUS);
         if !(1..=most).contains(&config.vcpus) {
-            let message =
-                format!("{} vCPUs: a machine on {} has 1 to {most}", config.vcpus, backend.kind().name());
+            let range = if most == 1 { "1".into() } else { format!("1 to {most}") };
+            let message = format!(
+                "{} vCPUs are asked for, and the {} backend has {range}",
+                config.vcpus,
+                backend.kind().name()
+            );
             return Err(Error::new(ErrorCode::VcpuCount, message));
         }
         if config.irqchip == IrqchipKind::None {

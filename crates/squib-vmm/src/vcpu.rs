@@ -76,6 +76,12 @@ impl SharedVcpu {
         self.discard();
     }
 
+    /// # Errors
+    /// [`ErrorCode::Closed`] when it is closed.
+    pub fn check_open(&self) -> Result<()> {
+        if self.is_closed() { Err(self.closed_error()) } else { Ok(()) }
+    }
+
     /// Counts of its exits.
     pub fn counts(&self) -> &ExitCounts {
         &self.counts

@@ -70,16 +70,19 @@ extern "C" fn squib_exit_kinds() {
     leave(ExitKind::ALL.map(ExitKind::name).join(","));
 }
 
-/// Makes a VM with `memory` bytes of RAM and gives its number. `irqchip` 0: no interrupt controllers; 1: split; 2: full.
+/// Makes a VM with `memory` bytes of RAM and gives its number. `irqchip` 0: no interrupt controllers; 1: split; 2: full. The
+/// CPU model is in the transfer area.
 #[unsafe(no_mangle)]
 extern "C" fn squib_create(memory: u64, irqchip: u32) -> i32 {
+    let cpu = TRANSFER.take();
+    let cpu = String::from_utf8_lossy(&cpu);
     let irqchip = match irqchip {
         0 => Ok(IrqchipKind::None),
         1 => Ok(IrqchipKind::Split),
         2 => Ok(IrqchipKind::Full),
         _ => Err(Error::new(ErrorCode::InvalidArgument, format!("an irqchip is 0, 1 or 2, not {irqchip}"))),
     };
-    finish(irqchip.and_then(|irqchip| WebVm::new(memory, irqchip)).map(|vm| {
+    finish(irqchip.and_then(|irqchip| WebVm::new(memory, irqchip, &cpu)).map(|vm| {
         VMS.with_borrow_mut(|vms| {
             let at = vms.iter().position(Option::is_none).unwrap_or(vms.len());
             if at == vms.len() {
@@ -96,7 +99,7 @@ extern "C" fn squib_create(memory: u64, irqchip: u32) -> i32 {
 extern "C" fn squib_close(vm: u32) {
     let closed = VMS.with_borrow_mut(|vms| vms.get_mut(vm as usize).and_then(Option::take));
     if let Some(vm) = closed {
-        vm.cancel();
+        vm.close();
     }
 }
 
@@ -204,7 +207,7 @@ extern "C" fn squib_run(vm: u32, kind: u32, length: u32, value: u64) -> i32 {
 #[unsafe(no_mangle)]
 extern "C" fn squib_cancel(vm: u32) -> i32 {
     with(vm, |vm| {
-        vm.cancel();
+        vm.shared()?.cancel();
         Ok(0)
     })
 }
@@ -216,11 +219,11 @@ extern "C" fn squib_set_budget(vm: u32, instructions: u64) -> i32 {
     with(vm, |vm| vm.vcpu(|vcpu| vcpu.set_budget(budget)).map(|()| 0))
 }
 
-/// Leaves the number of instructions executed so far.
+/// Leaves the number of instructions executed up to the end of the last run.
 #[unsafe(no_mangle)]
 extern "C" fn squib_instructions(vm: u32) -> i32 {
     with(vm, |vm| {
-        leave_words(vm.vcpu(|vcpu| Ok(vcpu.instructions()))?);
+        leave_words(vm.shared()?.instructions());
         Ok(0)
     })
 }
@@ -229,7 +232,8 @@ extern "C" fn squib_instructions(vm: u32) -> i32 {
 #[unsafe(no_mangle)]
 extern "C" fn squib_exit_counts(vm: u32) -> i32 {
     with(vm, |vm| {
-        leave_words(vm.exit_counts()?);
+        let counts = vm.shared()?.counts();
+        leave_words(ExitKind::ALL.map(|kind| counts.get(kind)));
         Ok(0)
     })
 }

@@ -1,9 +1,9 @@
-//! What the module asks of JavaScript: devices and time.
+//! What the module asks of JavaScript: devices, time and randomness.
 #![allow(unsafe_code, reason = "imports of the WebAssembly module are foreign functions")]
 
 use std::rc::Rc;
 
-use squib_core::{Clock, Result, Waker};
+use squib_core::{Clock, Entropy, Result, Waker};
 use squib_vmm::{Action, Host, Idle};
 
 use crate::record::Record;
@@ -18,10 +18,13 @@ mod import {
         pub(super) safe fn now() -> f64;
         /// Milliseconds since 1970.
         pub(super) safe fn date() -> f64;
+        /// 64 random bits.
+        pub(super) safe fn random() -> u64;
     }
 }
 
-/// On the host, where the crate is only tested, there is no JavaScript: devices fail and time stands still.
+/// On the host, where the crate is only tested, there is no JavaScript: devices fail, time stands still, and dice show
+/// nothing.
 #[cfg(not(target_family = "wasm"))]
 mod import {
     pub(super) fn access(_record: *const u8) {}
@@ -30,6 +33,9 @@ mod import {
     }
     pub(super) fn date() -> f64 {
         0.0
+    }
+    pub(super) fn random() -> u64 {
+        0
     }
 }
 
@@ -73,6 +79,18 @@ impl Clock for WebClock {
 
     fn unix_ns(&self) -> u64 {
         nanoseconds(import::date())
+    }
+}
+
+/// The engine's random numbers.
+pub(crate) struct WebEntropy;
+
+impl Entropy for WebEntropy {
+    fn fill(&self, out: &mut [u8]) -> Result<()> {
+        for chunk in out.chunks_mut(8) {
+            chunk.copy_from_slice(&import::random().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
     }
 }
 

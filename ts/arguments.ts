@@ -1,5 +1,16 @@
-/** Numbers from callers, checked before they cross into the addon. */
-import { type ErrorCode, SquibError } from './errors.js';
+/** Values from callers, checked before they cross into the addon. */
+import { type ErrorCode, invalid, SquibError } from './errors.js';
+
+/** `value` where it is an object, whose fields can then be looked at. */
+export function object<T extends object>(value: T, what: string): T {
+  return typeof value === 'object' && value !== null ? value : invalid(`${what} must be an object`);
+}
+
+/** `value` where it is a `Uint8Array`, of this realm or another. */
+export function byteArray(value: Uint8Array, what: string): Uint8Array {
+  const kind = Object.prototype.toString.call(value);
+  return kind === '[object Uint8Array]' ? value : invalid(`${what} must be a Uint8Array`);
+}
 
 /** A guest-physical address or a length: a whole number, as a number where it is exact, else as a bigint. */
 export type Address = number | bigint;
