@@ -1,9 +1,6 @@
 //! Devices in JavaScript as the run loop's [`Host`]: called directly on the JavaScript thread, or by way of
 //! its event loop from a vCPU's own thread.
-#![allow(
-    unsafe_code,
-    reason = "the direct call goes through the raw Node-API to allocate no handle that stays"
-)]
+#![allow(unsafe_code, reason = "the direct call goes through the raw Node-API, to allocate nothing")]
 
 use std::ptr::null_mut;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,7 +51,8 @@ impl Dispatch {
         let mut undefined = null_mut();
         // SAFETY: the environment is alive, as we are called from it.
         unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
-        Ok(DirectHost { env: env.raw(), function, undefined, record: self.record.clone(), vcpu })
+        let scope = Scope::new(env.raw());
+        Ok(DirectHost { env: env.raw(), function, undefined, record: self.record.clone(), vcpu, scope })
     }
 
     /// The host of a vCPU that runs on a thread of its own.
@@ -76,22 +74,57 @@ pub(crate) struct DirectHost {
     undefined: sys::napi_value,
     record: Record,
     vcpu: u32,
+    scope: Scope,
+}
+
+/// The handle scope of direct calls. Each call leaves a handle, and a vCPU may make millions before it returns to
+/// JavaScript; a scope for each call would cost it an allocation.
+struct Scope {
+    env: sys::napi_env,
+    open: sys::napi_handle_scope,
+    /// How many more calls it takes.
+    left: u32,
+}
+
+impl Scope {
+    /// Calls that share a scope.
+    const CALLS: u32 = 256;
+
+    fn new(env: sys::napi_env) -> Self {
+        let mut open = null_mut();
+        // SAFETY: the environment is alive, as we are called from it.
+        unsafe { sys::napi_open_handle_scope(env, &mut open) };
+        Self { env, open, left: Self::CALLS }
+    }
+
+    /// Makes room for the handle of one call.
+    fn count_call(&mut self) {
+        if self.left == 0 {
+            // SAFETY: as in `drop`; the next is opened after this one, so that they do not nest.
+            unsafe {
+                sys::napi_close_handle_scope(self.env, self.open);
+                sys::napi_open_handle_scope(self.env, &mut self.open);
+            }
+            self.left = Self::CALLS;
+        }
+        self.left -= 1;
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // SAFETY: opened in the same native call, within which every scope that was opened later has been closed.
+        unsafe { sys::napi_close_handle_scope(self.env, self.open) };
+    }
 }
 
 impl DirectHost {
-    fn access(&self, access: Access) -> squib_core::Result<u64> {
+    fn access(&mut self, access: Access) -> squib_core::Result<u64> {
         self.record.ask(access);
-        // A vCPU may make millions of calls before it returns to JavaScript; without a scope each would leave a
-        // handle.
-        let mut scope = null_mut();
-        // SAFETY: the environment and the two handles belong to the native call that we are in.
+        self.scope.count_call();
+        // SAFETY: the environment and the handles belong to the native call that we are in.
         let status = unsafe {
-            sys::napi_open_handle_scope(self.env, &mut scope);
-            let mut result = null_mut();
-            let status =
-                sys::napi_call_function(self.env, self.undefined, self.function, 0, null_mut(), &mut result);
-            sys::napi_close_handle_scope(self.env, scope);
-            status
+            sys::napi_call_function(self.env, self.undefined, self.function, 0, null_mut(), null_mut())
         };
         if status != sys::Status::napi_ok {
             // TypeScript catches what devices throw, so JavaScript itself is at its end: the stack is full, or the
