@@ -300,6 +300,7 @@ test('help lists commands, options and statuses; nonsense is refused', async () 
   const statuses = ['0', '(v << 1) | 1', '2', '10', '12', '14', '16', '20', '124', '130', '128 + n'];
   for (const status of statuses) expect(help.out).toContain(`\n  ${status} `);
   expect(help.status).toBe(0);
+  expect(await squib(['--version'])).toEqual({ status: 0, out: '0.1.0\n', err: '' });
   expect((await squib(['frobnicate'])).status).toBe(2);
   expect((await squib(['constructor'])).status).toBe(2);
   expect((await squib([])).status).toBe(2);

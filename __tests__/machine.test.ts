@@ -213,6 +213,13 @@ test('a run that is under way when its machine is disposed of has ended afterwar
   expect(machine.closed).toBe(true);
 });
 
+test('what cannot be typed is refused', async () => {
+  await using machine = await Machine.create({ kernel: HELLO, memory: '16M', backend: 'soft' });
+  for (const data of [5, [1, 2], undefined]) {
+    expect(await codeOfAsync(machine.console.write(data as never))).toBe('ERR_INVALID_ARGUMENT');
+  }
+});
+
 test('what is piped into the console reaches the guest', async () => {
   await using machine = await Machine.create({ kernel: HELLO, memory: '16M', backend: 'soft' });
   const run = machine.run();

@@ -220,6 +220,11 @@ test('boot loads flat binaries and programs with headers', () => {
   expect(vcpu.run()).toEqual({ kind: 'hlt' });
   expect(vcpu.systemRegisters.cr0 & 1n).toBe(1n);
   expect(codeOf(() => vm.boot(Uint8Array.of(1, 2, 3)))).toBe('ERR_IMAGE_FORMAT');
+  const flat = { address: 0, mode: 'real16' } as const;
+  expect(codeOf(() => vm.boot([0xf4] as never, flat))).toBe('ERR_INVALID_ARGUMENT');
+  expect(codeOf(() => vm.boot(Uint8Array.of(0xf4), { ...flat, mode: 'ring0' as never }))).toBe(
+    'ERR_INVALID_ARGUMENT',
+  );
   vm.boot(multiboot(POWER_OFF));
   expect(vcpu.run()).toMatchObject({ kind: 'pio', port: 0x600 });
   vm.close();

@@ -1,4 +1,5 @@
 /** The console of a machine, as streams. */
+import { byteArray } from './arguments.js';
 import type { NativeMachine } from './binding.cjs';
 import { guard, SquibError } from './errors.js';
 
@@ -48,7 +49,7 @@ export class MachineConsole {
 
   /** Types `data` on the guest's console. Resolves when the guest's queue has taken all of it. */
   async write(data: string | Uint8Array): Promise<void> {
-    let rest = typeof data === 'string' ? new TextEncoder().encode(data) : data;
+    let rest = typeof data === 'string' ? new TextEncoder().encode(data) : byteArray(data, 'data');
     while (rest.length > 0) {
       if (this.#ended) throw new SquibError('ERR_CLOSED', 'the machine has ended, and its console with it');
       const taken = guard(() => this.#native.sendInput(rest));

@@ -44,15 +44,18 @@ function finding(check: () => unknown): Finding {
   }
 }
 
+/** The version of this package. */
+export function version(): string {
+  return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string })
+    .version;
+}
+
 /** Looks at everything that decides whether guests run here, and throws nothing. */
 export function doctor(): Diagnosis {
-  const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as {
-    version: string;
-  };
   const addon = finding(native);
   const soft = addon.works ? finding(() => backendCapabilities('soft')) : addon;
   const kvm = addon.works ? probeKvm() : null;
   const usable = soft.works || kvm?.runsGuestsAtSpeed === true;
   const auto = usable ? chooseBackend('auto') : null;
-  return { squib: version, node: process.version, target: target(), addon, kvm, soft, auto };
+  return { squib: version(), node: process.version, target: target(), addon, kvm, soft, auto };
 }

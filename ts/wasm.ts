@@ -11,9 +11,10 @@
  * @packageDocumentation
  */
 import './dispose.js';
-import { type Address, byteSize, object, u64 } from './arguments.js';
+import { type Address, byteArray, byteSize, object, u64 } from './arguments.js';
 import { BaseVm, type BaseVmOptions } from './base-vm.js';
 import { cpuModel } from './cpu-model.js';
+import { invalid } from './errors.js';
 import { DeviceMap } from './mapping.js';
 import { WasmModule } from './wasm/module.js';
 import { WasmNativeVm } from './wasm/vm.js';
@@ -106,6 +107,8 @@ export class WasmVm extends BaseVm {
    */
   boot(image: Uint8Array, flat?: FlatImage): void {
     const address = flat ? u64(flat.address, 'an address') : 0n;
-    this.#native.boot(image, flat ? MODES[flat.mode] : 0, address);
+    const mode = flat ? MODES[flat.mode] : 0;
+    if (mode === undefined) invalid(`there is no mode ${JSON.stringify(flat?.mode)}`);
+    this.#native.boot(byteArray(image, 'the image'), mode, address);
   }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The `squib` command. */
 import { demo } from '../demo/main.js';
+import { version } from '../doctor.js';
 import { doctor } from './doctor.js';
 import { INSPECT_OPTIONS, inspect } from './inspect.js';
 import { RUN_OPTIONS, run } from './run.js';
@@ -18,6 +19,7 @@ function help(): string {
       ['squib doctor [--json]', 'say what this machine can run guests with'],
       ['squib inspect BYTES [OPTIONS]', 'list the operations that instructions are made of'],
       ['squib help', 'this text'],
+      ['squib --version', 'the version'],
     ]),
     '',
     'options of run',
@@ -50,6 +52,10 @@ async function main([name, ...argv]: readonly string[]): Promise<number> {
   ) {
     process.stdout.write(help());
     return name === undefined ? BAD_ARGUMENTS : 0;
+  }
+  if (name === '--version') {
+    process.stdout.write(`${version()}\n`);
+    return 0;
   }
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
   if (command === undefined) {
