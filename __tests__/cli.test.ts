@@ -1,7 +1,7 @@
 /** The `squib` command, as its users run it: the compiled one. */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { probeKvm } from '../ts/backend.js';
 import { EscapeFilter, escapeCode, escapeName } from '../ts/cli/escape.js';
@@ -137,6 +137,22 @@ describe('squib run', () => {
       expect(status).toBe({ SIGINT: 130, SIGQUIT: 131, SIGTERM: 143, SIGHUP: 129 }[signal]);
     },
   );
+
+  test('ends without a word when its reader goes away', async () => {
+    const child = spawn(process.execPath, [CLI, 'run', '--backend', 'soft', '--memory', '16M']);
+    let err = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text;
+    });
+    child.stdout.once('data', () => child.stdout.destroy());
+    // The guest echoes what it reads.
+    const typist = setInterval(() => child.stdin.write('x'), 10);
+    child.stdin.on('error', () => {});
+    const status = await new Promise((resolve) => child.once('close', resolve));
+    clearInterval(typist);
+    expect(err).toBe('squib: backend soft (asked for)\n');
+    expect(status).toBe(128 + constants.signals.SIGPIPE);
+  });
 
   test('--stats counts exits and accesses', async () => {
     const args = ['run', '--backend', 'soft', '--memory', '16M'];
@@ -295,6 +311,7 @@ test('help lists commands, options and statuses; nonsense is refused', async () 
     'timeout',
     'stats',
     'escape',
+    'script',
   ];
   for (const option of options) expect(help.out).toContain(`--${option}`);
   const statuses = ['0', '(v << 1) | 1', '2', '10', '12', '14', '16', '20', '124', '130', '128 + n'];

@@ -55,13 +55,13 @@ export abstract class BaseVm implements Disposable, AsyncDisposable {
     guard(() => this.#native.setIrqLine(line, level));
   }
 
-  /** Delivers a message-signalled interrupt: a write of `data` to `address`. */
+  /** Delivers a message-signalled interrupt: a write of `data` (32 bits) to `address`; `ERR_IRQ_LINE` without controllers. */
   signalMsi(address: Address, data: number): void {
     const [to, word] = [whole(address, 'an address'), u32(data, 'the data of an MSI')];
     guard(() => this.#native.signalMsi(to, word));
   }
 
-  /** Starts or stops recording of pages that the guest writes. */
+  /** Starts or stops recording of pages that the guest writes; `ERR_UNSUPPORTED` where the backend cannot tell. */
   setDirtyLog(enabled: boolean): void {
     guard(() => this.#native.setDirtyLog(enabled));
   }

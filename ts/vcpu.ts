@@ -83,7 +83,10 @@ export class Vcpu {
     guard(() => this.#native.cancel());
   }
 
-  /** General-purpose registers, instruction pointer and flags. A copy: assign it to change them. */
+  /**
+   * General-purpose registers, instruction pointer and flags. A copy: assign it to change them. A value that is no bigint of
+   * 64 bits is `ERR_INVALID_ARGUMENT`, and then nothing is set.
+   */
   get registers(): Registers {
     return guard(() => this.#native.registers());
   }
@@ -91,7 +94,10 @@ export class Vcpu {
     guard(() => this.#native.setRegisters(registers));
   }
 
-  /** Segments, descriptor tables and control registers. A copy: assign it to change them. */
+  /**
+   * Segments, descriptor tables and control registers. A copy: assign it to change them. A state that no x86 processor can
+   * be in (paging without protection, say) is `ERR_INVALID_ARGUMENT`, and then nothing is set.
+   */
   get systemRegisters(): SystemRegisters {
     return guard(() => this.#native.systemRegisters());
   }
@@ -107,7 +113,10 @@ export class Vcpu {
     guard(() => this.#native.setDebugRegisters(registers));
   }
 
-  /** x87, SSE and further state in the standard XSAVE format (Intel SDM vol. 1, 13.4), at least 576 bytes. */
+  /**
+   * x87, SSE and further state in the standard XSAVE format (Intel SDM vol. 1, 13.4), at least 576 bytes. An area that XRSTOR
+   * would refuse is `ERR_INVALID_ARGUMENT`.
+   */
   get xsave(): Uint8Array {
     return guard(() => this.#native.xsave());
   }
@@ -115,7 +124,7 @@ export class Vcpu {
     guard(() => this.#native.setXsave(area));
   }
 
-  /** Extended control register 0. */
+  /** Extended control register 0. A value that XSETBV would refuse is `ERR_INVALID_ARGUMENT`. */
   get xcr0(): bigint {
     return guard(() => this.#native.xcr0());
   }
@@ -156,7 +165,10 @@ export class Vcpu {
     return guard(() => this.#native.cpuid(eax, ecx));
   }
 
-  /** Makes runs return `budgetSpent` after about this many further instructions; `undefined` takes the limit away. */
+  /**
+   * Makes runs return `budgetSpent` after about this many further instructions, up to 2^64 - 1; `undefined` takes the limit
+   * away. `ERR_UNSUPPORTED` where the backend has no budgets; see its capabilities.
+   */
   setBudget(instructions: Address | undefined): void {
     const budget = instructions === undefined ? undefined : u64(instructions, 'a budget');
     guard(() => this.#native.setBudget(budget));
@@ -173,7 +185,10 @@ export class Vcpu {
     return Object.fromEntries(counts.map(({ kind, count }) => [kind, count]));
   }
 
-  /** Delivers external interrupt `vector` (0–255) at the next entry, where the VM has no interrupt controller. */
+  /**
+   * Delivers external interrupt `vector` (0–255) at the next entry; `ERR_UNSUPPORTED` where the VM has interrupt controllers,
+   * `ERR_VCPU_BUSY` when the guest cannot take one now: see {@link Vcpu.requestInterruptWindow}.
+   */
   injectInterrupt(vector: number): void {
     const number = whole(vector, 'a vector', 'ERR_INVALID_ARGUMENT', 255);
     guard(() => this.#native.injectInterrupt(number));

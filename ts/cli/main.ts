@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 /** The `squib` command. */
-import { demo } from '../demo/main.js';
+import { DEMO_OPTIONS, demo } from '../demo/main.js';
 import { version } from '../doctor.js';
 import { doctor } from './doctor.js';
 import { INSPECT_OPTIONS, inspect } from './inspect.js';
+import { endWithoutOutput } from './output.js';
 import { RUN_OPTIONS, run } from './run.js';
 import { BAD_ARGUMENTS, STATUSES, statusOf } from './status.js';
 import { paint, table } from './style.js';
@@ -24,6 +25,9 @@ function help(): string {
     '',
     'options of run',
     table(RUN_OPTIONS),
+    '',
+    'options of demo',
+    table(DEMO_OPTIONS),
     '',
     'options of inspect',
     table(INSPECT_OPTIONS),
@@ -73,4 +77,5 @@ async function main([name, ...argv]: readonly string[]): Promise<number> {
   }
 }
 
+endWithoutOutput();
 process.exitCode = await main(process.argv.slice(2));

@@ -22,7 +22,7 @@ export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[
   ['--cpu MODEL', 'v1, v2 or max, with features added and taken away: v2,+aes,-popcnt; default v1'],
   ['--backend NAME', `${BACKEND_CHOICES.join(', ')}; default auto`],
   ['--test-device', 'add the device that kvm-unit-tests look for'],
-  ['--timeout SECONDS', 'end the machine after so long'],
+  ['--timeout SECONDS', 'end the machine after so long, fractions allowed; default never'],
   ['--stats[=json]', 'print statistics to standard error at the end'],
   ['--escape LETTER', 'Ctrl-LETTER x quits, Ctrl-LETTER h helps; default a; none for no escape'],
 ];

@@ -19,12 +19,14 @@ export const STATUSES: readonly (readonly [status: string, meaning: string])[] =
 
 /** Status of bad arguments. */
 export const BAD_ARGUMENTS = 2;
+/** Status where the guest, or squib, cannot go on. */
+export const FAILED = 16;
 /** Status where nothing can run a guest. */
 export const UNUSABLE = 20;
 
 /** The exit status for an error. */
 export function statusOf(error: unknown): number {
-  if (!(error instanceof SquibError)) return 16;
+  if (!(error instanceof SquibError)) return FAILED;
   // These two can come where there is no addon to ask.
   if (error.code === 'ERR_ADDON_MISSING') return UNUSABLE;
   if (error.code === 'ERR_INVALID_ARGUMENT') return BAD_ARGUMENTS;

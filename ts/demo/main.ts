@@ -17,6 +17,14 @@ import { Timeline } from './timeline.js';
 
 const ESCAPE = escapeCode('a');
 
+/** What `squib demo` takes, for `squib help`. */
+export const DEMO_OPTIONS: readonly (readonly [option: string, meaning: string])[] = [
+  ['--kernel FILE', 'a Linux kernel of your own instead of Debian’s'],
+  ['--initrd FILE', 'its initial RAM disk'],
+  ['--backend NAME', 'auto, kvm, soft; default auto'],
+  ['--script', 'run the script and power off, on a terminal too'],
+];
+
 /** Options of the demo. */
 interface DemoArguments {
   readonly kernel: string | undefined;
