@@ -9,6 +9,33 @@ use smallvec::SmallVec;
 /// that one instruction makes on the supported architectures.
 pub type ExitData = SmallVec<[u8; 8]>;
 
+/// The low `width` bytes of `value`, at most 8, as an access carries them.
+#[inline]
+pub fn exit_data(value: u64, width: usize) -> ExitData {
+    ExitData::from_buf_and_len(value.to_le_bytes(), width.min(8))
+}
+
+/// The number that the 1 to 8 bytes of an access are; `None` of no bytes, or more.
+///
+/// Every exit comes through here, so it has no call, as a copy of some length would be, and no jump through a table.
+#[inline]
+pub fn exit_value(data: &[u8]) -> Option<u64> {
+    let len = data.len();
+    let place = |index: usize| 8 * (index as u32 & 7);
+    match (data.first_chunk(), data.last_chunk()) {
+        // Two halves, which overlap in what is shorter than 8 bytes.
+        (Some(low), Some(high)) if len <= 8 => {
+            let (low, high) = (u32::from_le_bytes(*low), u32::from_le_bytes(*high));
+            Some(u64::from(low) | u64::from(high) << place(len - 4))
+        }
+        (None, None) => {
+            let byte = |index: usize| data.get(index).map(|byte| u64::from(*byte) << place(index));
+            Some(byte(0)? | byte(len / 2)? | byte(len - 1)?)
+        }
+        _ => None,
+    }
+}
+
 /// Why a vCPU came back from [`Vcpu::run`](crate::Vcpu::run).
 ///
 /// The variants up to [`VmExit::InternalError`] are the portable core. Those after it carry what real
@@ -380,6 +407,18 @@ mod tests {
         for len in 1..=8 {
             assert!(!ExitData::from_elem(0xab, len).spilled());
         }
+    }
+
+    #[test]
+    fn payloads_are_little_endian_numbers() {
+        let value = 0x8877_6655_4433_2211;
+        for width in 1..=8 {
+            let data = exit_data(value, width);
+            assert_eq!(data[..], value.to_le_bytes()[..width]);
+            assert_eq!(exit_value(&data), Some(value & u64::MAX >> (64 - 8 * width)));
+        }
+        assert_eq!((exit_data(value, 0).len(), exit_data(value, 9).len()), (0, 8));
+        assert_eq!((exit_value(&[]), exit_value(&[0; 9])), (None, None));
     }
 
     #[test]

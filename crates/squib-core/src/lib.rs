@@ -16,6 +16,8 @@ pub use backend::{
     HypervisorBackend, IrqchipKind, Vcpu, Vm, VmConfig,
 };
 pub use error::{Error, ErrorCode, Result};
-pub use exit::{DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit};
+pub use exit::{
+    DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit, exit_data, exit_value,
+};
 pub use host::{Clock, Entropy, Waker};
 pub use memory::{CodeWriteObserver, GuestMemory, Region};

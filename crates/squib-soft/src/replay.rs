@@ -4,7 +4,7 @@
 //! anything, the access goes out as an exit, and the instruction runs again with the answer. Accesses that have
 //! been answered are kept here until the instruction is through, and are taken from here when it repeats them.
 
-use squib_core::ExitData;
+use squib_core::{ExitData, exit_data};
 
 /// Most device accesses that one instruction makes: a 16-byte load and store, each over a page boundary, at
 /// 8 bytes an access.
@@ -28,7 +28,7 @@ pub struct Access {
 impl Access {
     /// The value as exit data.
     pub fn data(&self) -> ExitData {
-        ExitData::from_slice(&self.value.to_le_bytes()[..usize::from(self.width.min(8))])
+        exit_data(self.value, self.width.into())
     }
 }
 

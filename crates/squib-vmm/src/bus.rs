@@ -77,8 +77,9 @@ impl Mapping {
 
     /// The offset of an access of `width` bytes at `addr`, if it lies wholly in the range.
     fn offset(&self, addr: u64, width: u64) -> Option<u64> {
-        let inside = addr >= self.base && addr <= self.last && width != 0 && width - 1 <= self.last - addr;
-        inside.then(|| addr - self.base)
+        // What is below the base wraps round to beyond the end.
+        let (offset, end) = (addr.wrapping_sub(self.base), self.last - self.base);
+        (offset <= end && width.wrapping_sub(1) <= end - offset).then_some(offset)
     }
 }
 
@@ -194,6 +195,7 @@ pub struct Lookup {
 impl Lookup {
     /// The range that an access of `width` bytes at `addr` lies wholly inside, and the access's offset in it.
     /// An access that leaves a range, on either side, belongs to nobody.
+    #[inline]
     pub fn find(&mut self, addr: u64, width: u8) -> Option<(&Mapping, u64)> {
         let generation = self.bus.generation.load(Ordering::Acquire);
         if generation != self.generation {
@@ -201,13 +203,18 @@ impl Lookup {
             self.generation = generation;
         }
         let width = u64::from(width);
-        let at = match self.map.get(self.recent) {
-            Some(m) if m.offset(addr, width).is_some() => self.recent,
-            _ => self.map.partition_point(|m| m.last < addr),
+        let offset = match self.map.get(self.recent).and_then(|m| m.offset(addr, width)) {
+            Some(offset) => offset,
+            None => self.search(addr, width)?,
         };
-        let mapping = self.map.get(at)?;
-        let offset = mapping.offset(addr, width)?;
+        self.map.get(self.recent).map(|mapping| (&**mapping, offset))
+    }
+
+    /// Finds an access that is not the last one's range's, and remembers whose it is.
+    fn search(&mut self, addr: u64, width: u64) -> Option<u64> {
+        let at = self.map.partition_point(|m| m.last < addr);
+        let offset = self.map.get(at)?.offset(addr, width)?;
         self.recent = at;
-        Some((mapping, offset))
+        Some(offset)
     }
 }

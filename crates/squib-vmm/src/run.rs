@@ -1,8 +1,11 @@
 //! The run loop: an exit in, a device, an entry out.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use squib_core::{Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
+use squib_core::{
+    Error, ErrorCode, ExitData, ExitKind, Result, Vcpu, VmEntry, VmExit, exit_data, exit_value,
+};
 
 use crate::bus::{Bus, Lookup, Target};
 use crate::device::{Action, Host, Idle};
@@ -79,63 +82,117 @@ impl VcpuLoop {
     /// A device's error, [`ErrorCode::AccessWidth`] from a backend that makes impossible accesses, or an error
     /// of [`Vcpu::run`]. After a device's error its access is completed, a read with all bits set, so that the
     /// guest is in a consistent state and can be run again.
-    pub fn run(&mut self, mut entry: VmEntry, host: &mut dyn Host) -> Result<Stop> {
+    pub fn run(&mut self, entry: VmEntry, host: &mut dyn Host) -> Result<Stop> {
+        let mut result = self.vcpu.run(entry);
         loop {
-            let exit = self.vcpu.run(entry)?;
-            self.counts.count(exit.kind());
-            let next = match &exit {
-                VmExit::Pio { port, write, data } => {
-                    access(&mut self.ports, host, (*port).into(), *write, data)
+            // Most exits are accesses that a device answers, so that much of an exit is read and no more moved.
+            let Some(access) = result.as_ref().ok().and_then(Access::of) else {
+                match self.settle(result?, host) {
+                    ControlFlow::Continue(entry) => result = self.vcpu.run(entry),
+                    ControlFlow::Break(end) => return end,
                 }
-                VmExit::Mmio { addr, write, data } => access(&mut self.memory, host, *addr, *write, data),
-                VmExit::Hlt | VmExit::Wfi | VmExit::Wfe => self.wait(host),
-                VmExit::Eoi { vector } => self.end_of_interrupt(*vector),
-                _ => Next::Unclaimed,
+                continue;
             };
-            entry = match next {
-                Next::Enter(entry) => entry,
-                Next::End(end) => {
-                    self.complete(&exit);
-                    return end;
-                }
-                Next::Unclaimed => match self.unclaimed.answer(&exit) {
-                    Some(entry) => {
-                        self.counts.count_open_bus();
-                        entry
-                    }
-                    None => return Ok(Stop::Exit(exit)),
+            drop(result);
+            result = match self.access(&access, host) {
+                Ok(None) => self.vcpu.run(VmEntry::Resume),
+                Ok(Some(value)) => self.vcpu.run(VmEntry::Read(exit_data(value, access.width.into()))),
+                Err(unsettled) => match self.finish(unsettled, access.exit()) {
+                    ControlFlow::Continue(entry) => self.vcpu.run(entry),
+                    ControlFlow::Break(end) => return end,
                 },
             };
         }
     }
 
-    fn end_of_interrupt(&self, vector: u8) -> Next {
-        match self.io_apic.as_ref().map(|io_apic| io_apic.end_of_interrupt(vector)) {
-            None => Next::Unclaimed,
-            Some(Ok(())) => Next::Enter(VmEntry::Resume),
-            Some(Err(error)) => Next::End(Err(error)),
+    /// Takes an access to the device it is meant for, and gives what was read.
+    #[inline]
+    fn access(&mut self, access: &Access, host: &mut dyn Host) -> Result<Option<u64>, Unsettled> {
+        let Access { addr, write, width, value, .. } = *access;
+        let (bus, kind) = match access.port {
+            true => (&mut self.ports, ExitKind::Pio),
+            false => (&mut self.memory, ExitKind::Mmio),
+        };
+        self.counts.count(kind);
+        let (mapping, offset) = bus.find(addr, width).ok_or(Unsettled::Unclaimed)?;
+        mapping.count(write);
+        if write {
+            let action = match mapping.target() {
+                Target::Device(device) => device.write(offset, width, value)?,
+                Target::External(id) => host.write(*id, offset, width, value)?,
+                Target::Reserved => return Err(Unsettled::Unclaimed),
+            };
+            return if action == Action::Continue { Ok(None) } else { wanted(action) };
+        }
+        let value = match mapping.target() {
+            Target::Device(device) => device.read(offset, width)?,
+            Target::External(id) => host.read(*id, offset, width)?,
+            Target::Reserved => return Err(Unsettled::Unclaimed),
+        };
+        Ok(Some(value))
+    }
+
+    /// Settles an exit that is no access.
+    #[inline(never)]
+    fn settle(&mut self, exit: VmExit, host: &mut dyn Host) -> ControlFlow<Result<Stop>, VmEntry> {
+        self.counts.count(exit.kind());
+        let settled = match &exit {
+            VmExit::Hlt | VmExit::Wfi | VmExit::Wfe => self.wait(host),
+            VmExit::Eoi { vector } => self.end_of_interrupt(*vector),
+            VmExit::Pio { data, .. } | VmExit::Mmio { data, .. } => {
+                let message = format!("{exit:?} is of {} bytes: the backend may make 1 to 8", data.len());
+                Err(Error::new(ErrorCode::AccessWidth, message).into())
+            }
+            _ => Err(Unsettled::Unclaimed),
+        };
+        match settled {
+            Ok(()) => ControlFlow::Continue(VmEntry::Resume),
+            Err(unsettled) => self.finish(unsettled, exit),
         }
     }
 
+    /// What becomes of an exit that is not settled.
+    #[inline(never)]
+    fn finish(&mut self, unsettled: Unsettled, exit: VmExit) -> ControlFlow<Result<Stop>, VmEntry> {
+        match unsettled {
+            Unsettled::End(end) => {
+                self.complete(exit);
+                ControlFlow::Break(end)
+            }
+            Unsettled::Unclaimed => match self.unclaimed.answer(&exit) {
+                Some(entry) => {
+                    self.counts.count_open_bus();
+                    ControlFlow::Continue(entry)
+                }
+                None => ControlFlow::Break(Ok(Stop::Exit(exit))),
+            },
+        }
+    }
+
+    fn end_of_interrupt(&self, vector: u8) -> Result<(), Unsettled> {
+        let io_apic = self.io_apic.as_ref().ok_or(Unsettled::Unclaimed)?;
+        Ok(io_apic.end_of_interrupt(vector)?)
+    }
+
     /// The guest has nothing to do until an interrupt.
-    fn wait(&mut self, host: &mut dyn Host) -> Next {
+    fn wait(&mut self, host: &mut dyn Host) -> Result<(), Unsettled> {
         if self.unclaimed == Unclaimed::Return {
-            return Next::Unclaimed;
+            return Err(Unsettled::Unclaimed);
         }
         if self.vcpu.is_runnable() {
-            return Next::Enter(VmEntry::Resume);
+            return Ok(());
         }
         let deadline_ns = self.vcpu.idle_deadline_ns();
         match host.idle(deadline_ns) {
-            Idle::Resume => Next::Enter(VmEntry::Resume),
-            Idle::Return => Next::End(Ok(Stop::Halted { deadline_ns })),
+            Idle::Resume => Ok(()),
+            Idle::Return => Err(Unsettled::End(Ok(Stop::Halted { deadline_ns }))),
         }
     }
 
     /// Finishes the access that ended the run, so that no instruction is left half done. A failure of the backend
     /// shows at the next run, so it does not hide why this one ended.
-    fn complete(&mut self, exit: &VmExit) {
-        let mut exit = exit.clone();
+    #[cold]
+    fn complete(&mut self, mut exit: VmExit) {
         for _ in 0..MAX_FRAGMENTS {
             let answer = match open_bus(&exit) {
                 Some(VmEntry::Read(data)) => Some(data),
@@ -154,51 +211,64 @@ impl VcpuLoop {
 /// takes up to a page of a string instruction's elements out of the guest at once.
 const MAX_FRAGMENTS: usize = 4096;
 
-/// What follows an exit.
-enum Next {
-    /// The guest goes on with this answer.
-    Enter(VmEntry),
+/// An access to a device, taken out of its exit.
+struct Access {
+    /// To a port, not to memory.
+    port: bool,
+    addr: u64,
+    write: bool,
+    /// Bytes, 1 to 8.
+    width: u8,
+    /// What is written.
+    value: u64,
+}
+
+impl Access {
+    /// The access that this exit is, if it is one of 1 to 8 bytes.
+    #[inline]
+    fn of(exit: &VmExit) -> Option<Self> {
+        let (port, addr, write, data) = match exit {
+            VmExit::Pio { port, write, data } => (true, u64::from(*port), *write, data),
+            VmExit::Mmio { addr, write, data } => (false, *addr, *write, data),
+            _ => return None,
+        };
+        Some(Self { port, addr, write, width: data.len() as u8, value: exit_value(data)? })
+    }
+
+    /// Its exit.
+    fn exit(&self) -> VmExit {
+        let (write, data) = (self.write, exit_data(self.value, self.width.into()));
+        match self.port {
+            true => VmExit::Pio { port: self.addr as u16, write, data },
+            false => VmExit::Mmio { addr: self.addr, write, data },
+        }
+    }
+}
+
+/// Why an exit does not let the guest go on at once.
+enum Unsettled {
     /// The run ends.
     End(Result<Stop>),
     /// Nobody here answers.
     Unclaimed,
 }
 
-/// Takes an access to the device it is meant for.
-fn access(bus: &mut Lookup, host: &mut dyn Host, addr: u64, write: bool, data: &ExitData) -> Next {
-    let mut bytes = [0; 8];
-    let Some(value) = bytes.get_mut(..data.len()).filter(|v| !v.is_empty()) else {
-        let message = format!("an access of {} bytes at {addr:#x}: the backend may make 1 to 8", data.len());
-        return Next::End(Err(Error::new(ErrorCode::AccessWidth, message)));
-    };
-    value.copy_from_slice(data);
-    let width = data.len() as u8;
-    let Some((mapping, offset)) = bus.find(addr, width) else { return Next::Unclaimed };
-    mapping.count(write);
-    if write {
-        let value = u64::from_le_bytes(bytes);
-        let action = match mapping.target() {
-            Target::Device(device) => device.write(offset, width, value),
-            Target::External(id) => host.write(*id, offset, width, value),
-            Target::Reserved => return Next::Unclaimed,
-        };
-        return match action {
-            Ok(Action::Continue) => Next::Enter(VmEntry::Resume),
-            Ok(Action::PowerOff) => Next::End(Ok(Stop::PowerOff)),
-            Ok(Action::Reset) => Next::End(Ok(Stop::Reset)),
-            Ok(Action::DebugExit(status)) => Next::End(Ok(Stop::DebugExit(status))),
-            Err(error) => Next::End(Err(error)),
-        };
+impl From<Error> for Unsettled {
+    fn from(error: Error) -> Self {
+        Self::End(Err(error))
     }
-    let value = match mapping.target() {
-        Target::Device(device) => device.read(offset, width),
-        Target::External(id) => host.read(*id, offset, width),
-        Target::Reserved => return Next::Unclaimed,
+}
+
+/// What a device wants of the run loop after a write.
+#[cold]
+fn wanted(action: Action) -> Result<Option<u64>, Unsettled> {
+    let stop = match action {
+        Action::Continue => return Ok(None),
+        Action::PowerOff => Stop::PowerOff,
+        Action::Reset => Stop::Reset,
+        Action::DebugExit(status) => Stop::DebugExit(status),
     };
-    match value {
-        Ok(value) => Next::Enter(VmEntry::Read(ExitData::from_slice(&value.to_le_bytes()[..data.len()]))),
-        Err(error) => Next::End(Err(error)),
-    }
+    Err(Unsettled::End(Ok(stop)))
 }
 
 /// `-KVM_ENOSYS`, by which a guest learns that there is no such hypercall (Linux,

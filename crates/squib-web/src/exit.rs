@@ -1,6 +1,8 @@
 //! Exits as words, and entries from numbers; `ts/wasm.ts` has the other half.
 
-use squib_core::{Error, ErrorCode, ExitData, MsrReason, Result, SystemEventKind, VmEntry, VmExit};
+use squib_core::{
+    Error, ErrorCode, ExitData, MsrReason, Result, SystemEventKind, VmEntry, VmExit, exit_value,
+};
 
 /// Most words that an exit has.
 pub(crate) const WORDS: usize = 8;
@@ -54,10 +56,7 @@ impl Payload {
     }
 
     fn access(addr: u64, write: bool, data: &ExitData) -> Self {
-        let mut value = [0; 8];
-        let len = data.len().min(value.len());
-        value[..len].copy_from_slice(&data[..len]);
-        Self::words([addr, write.into(), len as u64, u64::from_le_bytes(value)])
+        Self::words([addr, write.into(), data.len() as u64, exit_value(data).unwrap_or(0)])
     }
 }
 

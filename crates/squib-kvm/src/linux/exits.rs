@@ -2,10 +2,12 @@
 
 use kvm_bindings::*;
 use smallvec::SmallVec;
-use squib_core::{Error, ErrorCode, ExitData, MsrReason, Result, SystemEventKind, VmEntry, VmExit};
+use squib_core::{
+    Error, ErrorCode, MsrReason, Result, SystemEventKind, VmEntry, VmExit, exit_data, exit_value,
+};
 
 use super::arch::{NO_SUCH_HYPERCALL, debug_info};
-use super::run_page::{Internal, RunPage};
+use super::run_page::{Internal, MMIO_DATA, RunPage};
 
 /// `KVM_HC_MAP_GPA_RANGE` (include/uapi/linux/kvm_para.h), the hypercall that KVM can pass on.
 pub(super) const HC_MAP_GPA_RANGE: u64 = 12;
@@ -15,72 +17,74 @@ pub(super) const HC_MAP_GPA_RANGE: u64 = 12;
 const DATA_ABORT: u64 = 0x24 << 26 | 1 << 25;
 
 /// All bits set, what an unanswered read gives.
-const EMPTY_BUS: [u8; 8] = [0xff; 8];
+const EMPTY_BUS: u64 = u64::MAX;
 
 /// Which answer the last exit waits for, and where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pending {
     /// None: there is nothing that could be answered.
     Nothing,
-    MmioRead {
-        len: usize,
-    },
-    Port(PortAccess),
+    /// What is read, or for a write no more than to go on.
+    Access(Access),
     Hypercall,
     MsrRead,
     MsrWrite,
 }
 
-/// An element of a port access, and how many follow it. KVM reports a whole run of a string instruction in
-/// one exit.
+/// An access, or an element of one: KVM reports a whole run of a string instruction on a port in one exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PortAccess {
-    port: u16,
-    write: bool,
-    size: usize,
-    /// Where the element's data are in the run page.
+pub(super) struct Access {
+    /// Where its data are in the run page.
     offset: usize,
+    /// Bytes, 1 to 8.
+    size: usize,
     /// Elements after this one.
     left: u32,
+    port: u16,
+    write: bool,
 }
 
-/// The exit that the page holds. `rip` finds out where the guest is, for the exits that say so.
-#[inline]
-pub(super) fn decode(page: &RunPage, rip: impl FnOnce() -> u64) -> (VmExit, Pending) {
+/// The exit that the page holds, and in `pending`, which was [`Pending::Nothing`], what it waits for. `rip` finds out
+/// where the guest is, for the exits that say so.
+///
+/// It is a result because [`Vcpu::run`](squib_core::Vcpu::run) returns one, and never inlined: so the exit is written once,
+/// where that one's caller wants it.
+#[inline(never)]
+pub(super) fn decode(page: &RunPage, pending: &mut Pending, rip: impl FnOnce() -> u64) -> Result<VmExit> {
     match page.exit_reason() {
         KVM_EXIT_IO => {
             let io = page.io();
             let len = u64::from(io.count) * u64::from(io.size);
             if io.count == 0 || !matches!(io.size, 1 | 2 | 4) || !page.holds(io.data_offset, len) {
-                return (malformed("KVM_EXIT_IO", format_args!("{io:?}")), Pending::Nothing);
+                return malformed("KVM_EXIT_IO", &io);
             }
-            let access = PortAccess {
+            let access = Access {
+                offset: io.data_offset as usize,
+                size: io.size.into(),
+                left: io.count - 1,
                 port: io.port,
                 write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
-                size: usize::from(io.size),
-                offset: io.data_offset as usize,
-                left: io.count - 1,
             };
-            (access.exit(page), Pending::Port(access))
+            *pending = Pending::Access(access);
+            Ok(access.port_exit(page))
         }
         KVM_EXIT_MMIO => {
             let mmio = page.mmio();
-            let len = mmio.len as usize;
-            if !(1..=8).contains(&len) {
-                return (malformed("KVM_EXIT_MMIO", format_args!("{mmio:?}")), Pending::Nothing);
+            let (size, write) = (mmio.len as usize, mmio.is_write != 0);
+            if !(1..=8).contains(&size) {
+                return malformed("KVM_EXIT_MMIO", &mmio);
             }
-            let write = mmio.is_write != 0;
-            let data = ExitData::from_buf_and_len(if write { mmio.data } else { [0; 8] }, len);
-            let pending = if write { Pending::Nothing } else { Pending::MmioRead { len } };
-            (VmExit::Mmio { addr: mmio.phys_addr, write, data }, pending)
+            *pending = Pending::Access(Access { offset: MMIO_DATA, size, left: 0, port: 0, write });
+            let value = if write { u64::from_le_bytes(mmio.data) } else { 0 };
+            Ok(VmExit::Mmio { addr: mmio.phys_addr, write, data: exit_data(value, size) })
         }
-        reason => decode_rare(page, reason, rip),
+        reason => Ok(decode_rare(page, reason, pending, rip)),
     }
 }
 
 #[cold]
-fn decode_rare(page: &RunPage, reason: u32, rip: impl FnOnce() -> u64) -> (VmExit, Pending) {
-    let exit = match reason {
+fn decode_rare(page: &RunPage, reason: u32, pending: &mut Pending, rip: impl FnOnce() -> u64) -> VmExit {
+    match reason {
         KVM_EXIT_HLT => VmExit::Hlt,
         KVM_EXIT_HYPERCALL => {
             let call = page.hypercall();
@@ -89,16 +93,18 @@ fn decode_rare(page: &RunPage, reason: u32, rip: impl FnOnce() -> u64) -> (VmExi
                 // The kernel leaves the words after its three arguments as they were.
                 args[3..].fill(0);
             }
-            return (VmExit::Hypercall { func: call.nr, args }, Pending::Hypercall);
+            *pending = Pending::Hypercall;
+            VmExit::Hypercall { func: call.nr, args }
         }
         KVM_EXIT_X86_RDMSR => {
             let msr = page.msr();
-            return (VmExit::MsrRead { index: msr.index, reason: msr_reason(msr.reason) }, Pending::MsrRead);
+            *pending = Pending::MsrRead;
+            VmExit::MsrRead { index: msr.index, reason: msr_reason(msr.reason) }
         }
         KVM_EXIT_X86_WRMSR => {
             let msr = page.msr();
-            let exit = VmExit::MsrWrite { index: msr.index, value: msr.data, reason: msr_reason(msr.reason) };
-            return (exit, Pending::MsrWrite);
+            *pending = Pending::MsrWrite;
+            VmExit::MsrWrite { index: msr.index, value: msr.data, reason: msr_reason(msr.reason) }
         }
         KVM_EXIT_IRQ_WINDOW_OPEN => VmExit::InterruptWindow,
         KVM_EXIT_IOAPIC_EOI => VmExit::Eoi { vector: page.eoi().vector },
@@ -128,12 +134,12 @@ fn decode_rare(page: &RunPage, reason: u32, rip: impl FnOnce() -> u64) -> (VmExi
             rip: rip(),
         },
         reason => VmExit::Unknown { reason },
-    };
-    (exit, Pending::Nothing)
+    }
 }
 
-fn malformed(what: &str, fields: std::fmt::Arguments<'_>) -> VmExit {
-    VmExit::InternalError(format!("{what} makes no sense: {fields}"))
+#[cold]
+fn malformed(what: &str, fields: &dyn std::fmt::Debug) -> Result<VmExit> {
+    Ok(VmExit::InternalError(format!("{what} makes no sense: {fields:?}")))
 }
 
 fn msr_reason(reason: u32) -> MsrReason {
@@ -189,13 +195,28 @@ fn internal_error(error: &Internal, rip: u64) -> String {
     text
 }
 
-impl PortAccess {
+impl Access {
     /// The exit for this element.
     #[inline]
-    fn exit(&self, page: &RunPage) -> VmExit {
-        let bytes = if self.write { page.port_data(self.offset, self.size) } else { [0; 8] };
-        let data = ExitData::from_buf_and_len(bytes, self.size);
-        VmExit::Pio { port: self.port, write: self.write, data }
+    fn port_exit(&self, page: &RunPage) -> VmExit {
+        let value = if self.write { page.data(self.offset, self.size) } else { 0 };
+        VmExit::Pio { port: self.port, write: self.write, data: exit_data(value, self.size) }
+    }
+
+    /// Puts what was read into the page. `None`: this is no answer to the access.
+    #[inline]
+    fn answer(&self, page: &mut RunPage, entry: &VmEntry) -> Option<()> {
+        let value = match entry {
+            VmEntry::Resume | VmEntry::Complete(None) => EMPTY_BUS,
+            VmEntry::Read(data) | VmEntry::Complete(Some(data)) if !self.write && data.len() == self.size => {
+                exit_value(data)?
+            }
+            _ => return None,
+        };
+        if !self.write {
+            page.set_data(self.offset, self.size, value);
+        }
+        Some(())
     }
 }
 
@@ -206,37 +227,25 @@ impl Pending {
     /// [`ErrorCode::BadEntry`] when `entry` is no answer to it; nothing has changed then.
     #[inline]
     pub(super) fn answer(&self, page: &mut RunPage, entry: &VmEntry) -> Result<()> {
+        match self {
+            Self::Access(access) => access.answer(page, entry).ok_or_else(|| self.refuse(entry)),
+            _ => self.answer_rare(page, entry),
+        }
+    }
+
+    fn answer_rare(&self, page: &mut RunPage, entry: &VmEntry) -> Result<()> {
         match (self, entry) {
-            (Self::Nothing | Self::MsrWrite, VmEntry::Resume | VmEntry::Complete(None)) => {
-                if *self == Self::MsrWrite {
-                    page.set_msr_answer(Some(page.msr().data));
-                }
-            }
-            (Self::Port(access), VmEntry::Resume | VmEntry::Complete(None)) => {
-                if !access.write {
-                    page.set_port_data(access.offset, &EMPTY_BUS[..access.size]);
-                }
-            }
-            (Self::MmioRead { len }, VmEntry::Resume | VmEntry::Complete(None)) => {
-                page.set_mmio_data(&EMPTY_BUS[..*len]);
-            }
+            (Self::Nothing, VmEntry::Resume | VmEntry::Complete(None)) => {}
             (Self::Hypercall, VmEntry::Resume | VmEntry::Complete(None)) => {
                 page.set_hypercall_return(NO_SUCH_HYPERCALL);
             }
-            (Self::MsrRead, VmEntry::Resume | VmEntry::Complete(None))
-            | (Self::MsrRead | Self::MsrWrite, VmEntry::MsrFault) => page.set_msr_answer(None),
-            (Self::Port(access), VmEntry::Read(data) | VmEntry::Complete(Some(data)))
-                if !access.write && data.len() == access.size =>
-            {
-                page.set_port_data(access.offset, data);
-            }
-            (Self::MmioRead { len }, VmEntry::Read(data) | VmEntry::Complete(Some(data)))
-                if data.len() == *len =>
-            {
-                page.set_mmio_data(data);
-            }
             (Self::Hypercall, VmEntry::Hypercall(value)) => page.set_hypercall_return(*value),
             (Self::MsrRead, VmEntry::Msr(value)) => page.set_msr_answer(Some(*value)),
+            (Self::MsrWrite, VmEntry::Resume | VmEntry::Complete(None)) => {
+                page.set_msr_answer(Some(page.msr().data));
+            }
+            (Self::MsrRead, VmEntry::Resume | VmEntry::Complete(None))
+            | (Self::MsrRead | Self::MsrWrite, VmEntry::MsrFault) => page.set_msr_answer(None),
             _ => return Err(self.refuse(entry)),
         }
         Ok(())
@@ -245,21 +254,19 @@ impl Pending {
     /// The next element of a string access, of which the last has been answered.
     #[inline]
     pub(super) fn next_element(&mut self, page: &RunPage) -> Option<VmExit> {
-        let Self::Port(access) = self else { return None };
+        let Self::Access(access) = self else { return None };
         access.left = access.left.checked_sub(1)?;
         access.offset += access.size;
-        Some(access.exit(page))
+        Some(access.port_exit(page))
     }
 
     #[cold]
     fn refuse(&self, entry: &VmEntry) -> Error {
         let wanted = match self {
-            Self::Nothing | Self::Port(PortAccess { write: true, .. }) => {
+            Self::Nothing | Self::Access(Access { write: true, .. }) => {
                 "takes no answer: give Resume".to_owned()
             }
-            Self::MmioRead { len } | Self::Port(PortAccess { size: len, .. }) => {
-                format!("waits for Read with {len} bytes")
-            }
+            Self::Access(Access { size, .. }) => format!("waits for Read with {size} bytes"),
             Self::Hypercall => "waits for Hypercall".to_owned(),
             Self::MsrRead => "waits for Msr or MsrFault".to_owned(),
             Self::MsrWrite => "waits for Resume or MsrFault".to_owned(),

@@ -122,14 +122,6 @@ impl RunPage {
         unsafe { NonNull::new_unchecked(field.cast()) }
     }
 
-    /// Answers a memory-mapped read.
-    pub(super) fn set_mmio_data(&mut self, bytes: &[u8]) {
-        let mut data = self.mmio().data;
-        let len = bytes.len().min(data.len());
-        data[..len].copy_from_slice(&bytes[..len]);
-        set!(self, data, __bindgen_anon_1.mmio.data);
-    }
-
     /// Answers a hypercall.
     pub(super) fn set_hypercall_return(&mut self, value: u64) {
         set!(self, value, __bindgen_anon_1.hypercall.ret);
@@ -148,27 +140,44 @@ impl RunPage {
         offset.checked_add(len).is_some_and(|end| end <= self.len as u64)
     }
 
-    /// Port data of `size` bytes at `offset`, followed by zeros; zeros only when that is not in the page.
+    /// The `size` bytes at `offset`, 1 to 8, little-endian; 0 when they are not all in the page.
     #[inline]
-    pub(super) fn port_data(&self, offset: usize, size: usize) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        if size <= bytes.len() && self.holds(offset as u64, size as u64) {
-            // SAFETY: the source and the destination's length were checked just now.
-            unsafe {
-                self.start.as_ptr().cast::<u8>().add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), size);
+    pub(super) fn data(&self, offset: usize, size: usize) -> u64 {
+        if !self.holds(offset as u64, size as u64) {
+            return 0;
+        }
+        // SAFETY: all of the place is in the mapping, and nothing outside of its `size` bytes is read.
+        unsafe {
+            let at = self.start.as_ptr().cast::<u8>().add(offset);
+            let byte = |index: usize| u64::from(at.add(index).read()) << (8 * index);
+            let half = |index: usize| u64::from(at.add(index).cast::<u32>().read_unaligned()) << (8 * index);
+            match size {
+                // What is shorter than the parts together is covered by parts that overlap.
+                4..=8 => half(0) | half(size - 4),
+                1..4 => byte(0) | byte(size / 2) | byte(size - 1),
+                _ => 0,
             }
         }
-        bytes
     }
 
-    /// Answers a port read: writes `bytes` at `offset`.
-    pub(super) fn set_port_data(&mut self, offset: usize, bytes: &[u8]) {
-        if self.holds(offset as u64, bytes.len() as u64) {
-            // SAFETY: the destination was checked just now, and no slice borrows the mapping.
-            unsafe {
-                bytes
-                    .as_ptr()
-                    .copy_to_nonoverlapping(self.start.as_ptr().cast::<u8>().add(offset), bytes.len());
+    /// Writes the low `size` bytes of `value`, 1 to 8, at `offset`; nothing when they would not all be in the page.
+    #[inline]
+    pub(super) fn set_data(&mut self, offset: usize, size: usize, value: u64) {
+        if !self.holds(offset as u64, size as u64) {
+            return;
+        }
+        // SAFETY: all of the place is in the mapping, of which nothing is borrowed, and nothing outside of its `size`
+        // bytes is written.
+        unsafe {
+            let at = self.start.as_ptr().cast::<u8>().add(offset);
+            let byte = |index: usize| at.add(index).write((value >> (8 * index)) as u8);
+            let half = |index: usize| {
+                at.add(index).cast::<u32>().write_unaligned((value >> (8 * index)) as u32);
+            };
+            match size {
+                4..=8 => [0, size - 4].into_iter().for_each(half),
+                1..4 => [0, size / 2, size - 1].into_iter().for_each(byte),
+                _ => {}
             }
         }
     }
@@ -208,6 +217,9 @@ impl Drop for RunPage {
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+/// Where the page has the data of a memory-mapped access, 8 bytes.
+pub(super) const MMIO_DATA: usize = mem::offset_of!(kvm_run, __bindgen_anon_1.mmio.data);
 
 const _: () = assert!(mem::offset_of!(kvm_run, exit_reason) == 8, "the kernel's layout of struct kvm_run");
 

@@ -6,7 +6,7 @@ use kvm_bindings::{KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SET_TPR};
 use kvm_ioctls::VcpuFd;
 use squib_core::{CancelHandle, Error, ErrorCode, Result, Vcpu, VmEntry, VmExit};
 
-use super::arch::State;
+use super::arch::{State, program_counter};
 use super::cancel::Kick;
 use super::errors::failed;
 use super::exits::{self, Pending};
@@ -47,11 +47,10 @@ impl KvmVcpu {
     }
 
     /// The exit in the run page.
-    #[inline]
     fn exit(&mut self) -> Result<VmExit> {
-        let (exit, pending) = exits::decode(&self.page, || self.program_counter());
-        self.pending = pending;
-        self.left(exit)
+        let mut exit = exits::decode(&self.page, &mut self.pending, || program_counter(&self.fd));
+        self.left(&mut exit);
+        exit
     }
 }
 
@@ -71,16 +70,11 @@ impl Vcpu for KvmVcpu {
         }
         self.pending = Pending::Nothing;
         loop {
-            match self
-                .kick
-                .inside(&self.page, complete, || sys::run(&self.fd))
-                .map_err(kvm_ioctls::Error::errno)
-            {
-                Ok(()) => match self.page.exit_reason() {
-                    // A signal, and on x86 a new task priority of which nobody asked to hear.
-                    KVM_EXIT_INTR | KVM_EXIT_SET_TPR => {}
-                    _ => return self.exit(),
-                },
+            let entered = self.kick.inside(&self.page, complete, || sys::run(&self.fd));
+            match entered.map_err(kvm_ioctls::Error::errno) {
+                // A signal, and on x86 a new task priority of which nobody asked to hear.
+                Ok(()) if matches!(self.page.exit_reason(), KVM_EXIT_INTR | KVM_EXIT_SET_TPR) => {}
+                Ok(()) => return self.exit(),
                 // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
                 Err(libc::EINTR | libc::EAGAIN) => {
                     if complete {

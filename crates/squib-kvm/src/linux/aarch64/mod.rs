@@ -11,4 +11,4 @@ mod vcpu;
 
 pub(super) use board::Board;
 pub(super) use host::{Host, NEEDED, capabilities, create_vm};
-pub(super) use vcpu::{NO_SUCH_HYPERCALL, State, debug_info};
+pub(super) use vcpu::{NO_SUCH_HYPERCALL, State, debug_info, program_counter};

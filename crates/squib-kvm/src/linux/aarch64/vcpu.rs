@@ -40,12 +40,12 @@ impl State {
     }
 }
 
-impl KvmVcpu {
-    /// PC; 0 when KVM does not tell.
-    pub(in crate::linux) fn program_counter(&self) -> u64 {
-        reg::get_u64(&self.fd, reg::PC).unwrap_or(0)
-    }
+/// PC; 0 when KVM does not tell.
+pub(in crate::linux) fn program_counter(fd: &VcpuFd) -> u64 {
+    reg::get_u64(fd, reg::PC).unwrap_or(0)
+}
 
+impl KvmVcpu {
     /// Before the guest is entered: what is to be returned instead, which is nothing here. A call's result goes into X0, of
     /// which KVM leaves the care to user space.
     #[inline]
@@ -61,14 +61,21 @@ impl KvmVcpu {
         Ok(None)
     }
 
-    /// Notes the exit that the guest has made. A call's function and arguments are in X0 to X6 (SMC Calling Convention, 2.6).
+    /// Completes the exit that the guest has made. A call's function and arguments are in X0 to X6 (SMC Calling Convention,
+    /// 2.6).
     #[inline]
-    pub(in crate::linux) fn left(&mut self, mut exit: VmExit) -> Result<VmExit> {
-        if let VmExit::Hypercall { func, args } = &mut exit {
-            for (number, value) in std::iter::once(func).chain(args).enumerate() {
-                *value = reg::get_u64(&self.fd, reg::x(number)).map_err(|e| failed("KVM_GET_ONE_REG", e))?;
-            }
+    pub(in crate::linux) fn left(&mut self, exit: &mut Result<VmExit>) {
+        if let Ok(VmExit::Hypercall { func, args }) = exit
+            && let Err(error) = self.read_call(func, args)
+        {
+            *exit = Err(error);
         }
-        Ok(exit)
+    }
+
+    fn read_call(&self, func: &mut u64, args: &mut [u64; 6]) -> Result<()> {
+        for (number, value) in std::iter::once(func).chain(args).enumerate() {
+            *value = reg::get_u64(&self.fd, reg::x(number)).map_err(|e| failed("KVM_GET_ONE_REG", e))?;
+        }
+        Ok(())
     }
 }

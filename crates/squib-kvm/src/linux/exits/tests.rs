@@ -1,12 +1,18 @@
 //! Every exit reason, from pages filled in as the kernel fills them.
 
 use super::*;
+use squib_core::ExitData;
 
 /// Decodes a page with this exit.
 fn decoded(reason: u32, fill: impl FnOnce(&mut kvm_run__bindgen_ty_1)) -> (VmExit, Pending) {
     let mut page = RunPage::blank();
     page.exit(reason, fill);
-    decode(&page, || 0xabcd)
+    decoded_at(&page, 0xabcd)
+}
+
+fn decoded_at(page: &RunPage, rip: u64) -> (VmExit, Pending) {
+    let mut pending = Pending::Nothing;
+    (decode(page, &mut pending, || rip).unwrap(), pending)
 }
 
 fn exit(reason: u32, fill: impl FnOnce(&mut kvm_run__bindgen_ty_1)) -> VmExit {
@@ -41,8 +47,9 @@ fn port_data_outside_of_the_page_is_refused() {
 fn a_string_write_is_taken_apart() {
     let mut page = RunPage::blank();
     page.exit(KVM_EXIT_IO, |u| u.io = io(true, 2, 3, 4096));
-    page.set_port_data(4096, &[1, 2, 3, 4, 5, 6]);
-    let (mut exit, mut pending) = decode(&page, || 0);
+    page.set_data(4096, 4, 0x0403_0201);
+    page.set_data(4100, 2, 0x0605);
+    let (mut exit, mut pending) = decoded_at(&page, 0);
     for element in [[1, 2], [3, 4], [5, 6]] {
         let VmExit::Pio { port: 0x3f8, write: true, data } = exit else { panic!("{exit:?}") };
         assert_eq!(data[..], element);
@@ -56,7 +63,7 @@ fn a_string_write_is_taken_apart() {
 fn a_string_read_collects_its_answers() {
     let mut page = RunPage::blank();
     page.exit(KVM_EXIT_IO, |u| u.io = io(false, 1, 3, 4096));
-    let (_, mut pending) = decode(&page, || 0);
+    let (_, mut pending) = decoded_at(&page, 0);
     let answers = [
         VmEntry::Read(ExitData::from_slice(&[7])),
         VmEntry::Resume,
@@ -68,8 +75,7 @@ fn a_string_read_collects_its_answers() {
         pending.answer(&mut page, entry).unwrap();
         assert_eq!(pending.next_element(&page).is_some(), n < 2);
     }
-    let answered: Vec<u8> = (0..4).map(|n| page.port_data(4096 + n, 1)[0]).collect();
-    assert_eq!(answered, [7, 0xff, 9, 0]);
+    assert_eq!(page.data(4096, 4), 0x0009_ff07);
 }
 
 #[test]
@@ -81,14 +87,29 @@ fn memory_mapped_accesses() {
         is_write,
     };
     for len in 1..=8 {
-        let (exit, pending) = decoded(KVM_EXIT_MMIO, |u| u.mmio = mmio(1, len));
+        let width = len as usize;
+        let mut page = RunPage::blank();
+        page.exit(KVM_EXIT_MMIO, |u| u.mmio = mmio(1, len));
+        let (exit, pending) = decoded_at(&page, 0);
         let VmExit::Mmio { addr: 0xd000_0000, write: true, data } = exit else { panic!("{exit:?}") };
-        assert_eq!(data[..], [1, 2, 3, 4, 5, 6, 7, 8][..len as usize]);
-        assert_eq!(pending, Pending::Nothing);
-        let (exit, pending) = decoded(KVM_EXIT_MMIO, |u| u.mmio = mmio(0, len));
+        assert_eq!(data[..], [1, 2, 3, 4, 5, 6, 7, 8][..width]);
+        let answer = VmEntry::Read(exit_data(0x1817_1615_1413_1211, width));
+        assert_eq!(pending.answer(&mut page, &answer).unwrap_err().code(), ErrorCode::BadEntry);
+        pending.answer(&mut page, &VmEntry::Resume).unwrap();
+        assert_eq!(page.mmio().data, [1, 2, 3, 4, 5, 6, 7, 8], "a write is not answered");
+
+        page.exit(KVM_EXIT_MMIO, |u| u.mmio = mmio(0, len));
+        let (exit, pending) = decoded_at(&page, 0);
         let VmExit::Mmio { write: false, data, .. } = exit else { panic!("{exit:?}") };
-        assert_eq!(data[..], [0; 8][..len as usize]);
-        assert_eq!(pending, Pending::MmioRead { len: len as usize });
+        assert_eq!(data[..], [0; 8][..width]);
+        pending.answer(&mut page, &answer).unwrap();
+        let expected = [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18];
+        assert_eq!(page.mmio().data[..width], expected[..width]);
+        assert_eq!(page.mmio().data[width..], [1, 2, 3, 4, 5, 6, 7, 8][width..]);
+        let wrong = VmEntry::Read(exit_data(0, 9 - width));
+        assert_eq!(pending.answer(&mut page, &wrong).unwrap_err().code(), ErrorCode::BadEntry);
+        pending.answer(&mut page, &VmEntry::Complete(None)).unwrap();
+        assert_eq!(page.mmio().data[..width], [0xff; 8][..width]);
     }
     for len in [0, 9, u32::MAX] {
         let exit = exit(KVM_EXIT_MMIO, |u| u.mmio = mmio(0, len));
@@ -103,7 +124,7 @@ fn hypercalls() {
     for (nr, expected) in [(12, [1, 2, 3, 0, 0, 0]), (99, [1, 2, 3, 4, 5, 6])] {
         let mut page = RunPage::blank();
         page.exit(KVM_EXIT_HYPERCALL, |u| u.hypercall = call(nr));
-        let (exit, pending) = decode(&page, || 0);
+        let (exit, pending) = decoded_at(&page, 0);
         let VmExit::Hypercall { func, args } = exit else { panic!("{exit:?}") };
         assert_eq!((func, args), (nr, expected));
         pending.answer(&mut page, &VmEntry::Hypercall(7)).unwrap();
@@ -137,7 +158,7 @@ fn model_specific_registers() {
         );
         let mut page = RunPage::blank();
         page.exit(KVM_EXIT_X86_RDMSR, |u| u.msr = msr(native));
-        let (exit, pending) = decode(&page, || 0);
+        let (exit, pending) = decoded_at(&page, 0);
         assert!(matches!(exit, VmExit::MsrRead { index: 0x1234, reason } if reason == portable), "{exit:?}");
         pending.answer(&mut page, &VmEntry::MsrFault).unwrap();
         assert_eq!(page.msr().error, 1);

@@ -38,23 +38,22 @@ impl State {
     }
 }
 
-impl KvmVcpu {
-    /// RIP; 0 when KVM does not tell.
-    pub(in crate::linux) fn program_counter(&self) -> u64 {
-        self.fd.get_regs().map_or(0, |regs| regs.rip)
-    }
+/// RIP; 0 when KVM does not tell.
+pub(in crate::linux) fn program_counter(fd: &VcpuFd) -> u64 {
+    fd.get_regs().map_or(0, |regs| regs.rip)
+}
 
+impl KvmVcpu {
     /// Before the guest is entered: what is to be returned instead, if anything.
     #[inline]
     pub(in crate::linux) fn about_to_enter(&mut self, complete: bool) -> Result<Option<VmExit>> {
         Ok(if self.state.halted { Some(self.stay_halted(complete)) } else { None })
     }
 
-    /// Notes the exit that the guest has made.
+    /// Completes the exit that the guest has made, and notes it.
     #[inline]
-    pub(in crate::linux) fn left(&mut self, exit: VmExit) -> Result<VmExit> {
-        self.state.halted = matches!(exit, VmExit::Hlt);
-        Ok(exit)
+    pub(in crate::linux) fn left(&mut self, exit: &mut Result<VmExit>) {
+        self.state.halted = matches!(exit, Ok(VmExit::Hlt));
     }
 
     /// The caller has set registers or events: what the last exit said about them is void.
