@@ -1,11 +1,12 @@
 /** The contract with the addon. */
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { toSquibError } from '../ts/errors.js';
 import { doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
 import { native, packageRoot, target } from '../ts/native.cjs';
-import { codeOf, createVm, realMode } from './support/vm.js';
+import { codeOf, createVm, realMode, usableBackends } from './support/vm.js';
 
 const ROOT = join(__dirname, '..');
 
@@ -136,6 +137,57 @@ describe('a worker that is terminated', () => {
     vm.close();
   });
 });
+
+/** A program that drops VMs which have run a guest on a thread, and closes none. Exits with 0 when all have gone. */
+const DROPS = `
+  const { Vm } = require(process.argv[1]);
+  const { readdirSync, readFileSync } = require('node:fs');
+  const [MIB, PAGES, VMS] = [16, 16 * 256, 30];
+  const count = (folder) => readdirSync(folder).length;
+  const pages = () => Number(readFileSync('/proc/self/statm', 'utf8').split(' ')[0]);
+  const used = () => ({ descriptors: count('/proc/self/fd'), threads: count('/proc/self/task') });
+  async function drop() {
+    const vm = Vm.create({ backend: process.argv[2], memory: MIB + 'M' });
+    vm.memory.write(0x1000, Uint8Array.of(0xe4, 0x10, 0xf4));
+    vm.map({ port: 0x10, length: 1 }, { read: () => 7 });
+    const vcpu = vm.createVcpu(0);
+    const { cs, ...system } = vcpu.systemRegisters;
+    vcpu.systemRegisters = { ...system, cs: { ...cs, base: 0n, selector: 0 } };
+    vcpu.registers = { ...vcpu.registers, rip: 0x1000n };
+    const { kind } = await vcpu.runAsync();
+    if (kind !== 'hlt') throw new Error(kind);
+  }
+  async function collected(isDone) {
+    for (let tries = 0; tries < 500; tries += 1) {
+      gc();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      if (tries > 20 && isDone()) return;
+    }
+  }
+  (async () => {
+    await drop();
+    await collected(() => true);
+    const [before, mapped] = [used(), pages()];
+    for (let i = 0; i < VMS; i += 1) await drop();
+    const isDone = () => JSON.stringify(used()) === JSON.stringify(before) && pages() - mapped < (VMS * PAGES) / 2;
+    await collected(isDone);
+    console.log(JSON.stringify({ before, after: used(), pages: pages() - mapped }));
+    process.exit(isDone() ? 0 : 1);
+  })();`;
+
+test.each(usableBackends())(
+  'VMs that are dropped without being closed go with the garbage, on %s',
+  (backend) => {
+    if (process.platform !== 'linux')
+      return console.warn('SKIPPED: counts of threads, because there is no /proc');
+    const args = ['--expose-gc', '-e', DROPS, join(ROOT, 'dist/cjs/index.js'), backend];
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
+    expect({ status, stderr, stdout }).toMatchObject({ status: 0, stderr: '' });
+  },
+);
 
 test('a worker runs a guest to its end', async () => {
   const running = worker(`load(0xe4, 0x10, 0xf4);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuExit, VcpuFd, VmFd};
 use squib_core::GuestMemory;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::Result;
 use crate::guest::{Access, END, ENTRY, MMIO, PORT};
@@ -15,7 +16,7 @@ use crate::guest::{Access, END, ENTRY, MMIO, PORT};
 /// A guest of [`Access`], and the loop that runs it.
 pub(crate) struct Bare {
     vcpu: VcpuFd,
-    _vm: VmFd,
+    vm: VmFd,
     _memory: Arc<GuestMemory>,
 }
 
@@ -35,7 +36,15 @@ impl Bare {
         // SAFETY: the memory lives as long as the VM, and nobody borrows it.
         unsafe { vm.set_user_memory_region(slot) }?;
         let vcpu = vm.create_vcpu(0)?;
-        Ok(Self { vcpu, _vm: vm, _memory: memory })
+        Ok(Self { vcpu, vm, _memory: memory })
+    }
+
+    /// The same, with writes to [`PORT`] counted by an eventfd: the kernel takes them without an exit to user space.
+    pub(crate) fn with_ioeventfd(access: &Access) -> Result<(Self, EventFd)> {
+        let bare = Self::new(access)?;
+        let written = EventFd::new(EFD_NONBLOCK)?;
+        bare.vm.register_ioevent(&written, &IoEventAddress::Pio(PORT), NoDatamatch)?;
+        Ok((bare, written))
     }
 
     /// Nanoseconds of one of `count` exits.

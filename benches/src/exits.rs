@@ -39,7 +39,28 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
             None => println!(" {:>12} {:>12} {:>9}", "–", "–", "–"),
         }
     }
+    if kvm.is_some() {
+        println!("port write to an ioeventfd, bare loop {:>22.0}", doorbell(rounds)?);
+    }
     Ok(())
+}
+
+/// Nanoseconds of a port write that the kernel turns into a signal, the median.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn doorbell(rounds: usize) -> Result<f64> {
+    let [(_, write), ..] = ACCESSES;
+    let (mut bare, written) = crate::bare_kvm::Bare::with_ioeventfd(&write)?;
+    let times = (0..rounds * KVM_ROUNDS).map(|_| bare.round(KVM_EXITS)).collect::<Result<Vec<_>>>()?;
+    let (made, expected) = (written.read()?, u64::from(KVM_EXITS) * times.len() as u64);
+    if made != expected {
+        return Err(format!("the eventfd counted {made} of {expected} writes").into());
+    }
+    Ok(median(times))
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn doorbell(_: usize) -> Result<f64> {
+    Err("ioeventfds are measured on x86-64 Linux".into())
 }
 
 /// Medians: nanoseconds of squib's exit, of the bare loop's, and their ratio within a round.

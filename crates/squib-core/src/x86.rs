@@ -193,6 +193,19 @@ pub struct PendingEvents {
     pub interrupt_shadow: bool,
 }
 
+/// Whether a processor executes instructions, or what it waits for (Intel SDM vol. 3, 25.4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activity {
+    /// It executes instructions.
+    Active,
+    /// After `HLT`, for an interrupt.
+    Halted,
+    /// For INIT: a processor other than the first, as it is made.
+    WaitForInit,
+    /// For a start-up message, after INIT.
+    WaitForStartUp,
+}
+
 /// One CPUID result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the fields are the registers")]
@@ -241,6 +254,11 @@ pub trait X86State {
     fn pending_events(&mut self) -> Result<PendingEvents>;
     /// Sets them.
     fn set_pending_events(&mut self, events: &PendingEvents) -> Result<()>;
+    /// What the processor does. Setters of registers and events end a halt in some backends, so this comes last when a
+    /// state is restored.
+    fn activity(&mut self) -> Result<Activity>;
+    /// Sets it. Without local APIC nothing can start a processor, so it can only be active or halted.
+    fn set_activity(&mut self, activity: Activity) -> Result<()>;
     /// What CPUID says, as the guest would see it now.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<CpuidResult>;
 }

@@ -2,8 +2,8 @@
 
 use squib_core::x86::bits::*;
 use squib_core::x86::{
-    CpuidResult, DebugRegisters, DescriptorTable, PendingEvents, Registers, Segment, SystemRegisters,
-    X86State,
+    Activity, CpuidResult, DebugRegisters, DescriptorTable, PendingEvents, Registers, Segment,
+    SystemRegisters, X86State,
 };
 use squib_core::{Error, ErrorCode, Result};
 use squib_devices::apic::MSR_APIC_BASE;
@@ -195,6 +195,14 @@ impl X86State for SoftVcpu {
         self.cpu.state.nmi_masked = events.nmi_masked;
         self.cpu.state.shadow = if events.interrupt_shadow { Shadow::Sti } else { Shadow::None };
         Ok(())
+    }
+
+    fn activity(&mut self) -> Result<Activity> {
+        Ok(self.current_activity())
+    }
+
+    fn set_activity(&mut self, activity: Activity) -> Result<()> {
+        self.change_activity(activity)
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<CpuidResult> {

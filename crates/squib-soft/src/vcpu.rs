@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
-use squib_core::x86::X86State;
 use squib_core::x86::bits::{RFLAGS_IF, RFLAGS_RF};
+use squib_core::x86::{Activity, X86State};
 use squib_core::{CancelHandle, Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
 use squib_devices::apic::Signal;
 use squib_devices::irqchip::Irqchip;
@@ -89,6 +89,31 @@ impl SoftVcpu {
         if matches!(self.waiting, Waiting::Halted | Waiting::Shutdown) {
             self.waiting = Waiting::No;
         }
+    }
+
+    /// The processor's activity. One that has not started takes a start-up message with or without INIT before it.
+    pub(crate) fn current_activity(&self) -> Activity {
+        match self.waiting {
+            Waiting::Halted => Activity::Halted,
+            Waiting::StartUp => Activity::WaitForStartUp,
+            _ => Activity::Active,
+        }
+    }
+
+    pub(crate) fn change_activity(&mut self, activity: Activity) -> Result<()> {
+        let refuse = |what| Err(Error::new(ErrorCode::InvalidArgument, what));
+        if matches!(self.waiting, Waiting::Access(_) | Waiting::Hypercall) {
+            return refuse("an instruction of this vCPU is half done: complete it first");
+        }
+        self.waiting = match activity {
+            Activity::Active => Waiting::No,
+            Activity::Halted => Waiting::Halted,
+            Activity::WaitForInit | Activity::WaitForStartUp if !self.cpu.platform.is_present() => {
+                return refuse("without local APIC nothing can start a processor");
+            }
+            Activity::WaitForInit | Activity::WaitForStartUp => Waiting::StartUp,
+        };
+        Ok(())
     }
 
     /// Finishes the half-done instruction, if there is one, and nothing else.

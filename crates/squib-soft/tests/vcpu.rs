@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
-use squib_core::x86::bits;
+use squib_core::x86::{Activity, bits};
 use squib_core::{
     ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit,
 };
@@ -237,6 +237,39 @@ fn setting_registers_wakes_a_halted_vcpu() {
     s.vcpu.x86().unwrap().set_registers(&registers).unwrap();
     s.halt();
     assert_eq!(s.rax(), 2);
+}
+
+#[test]
+fn a_halt_is_state() {
+    let mut s = start(|a| {
+        a.in_(al, 0x10)?;
+        a.hlt()?;
+        a.inc(eax)?;
+        a.hlt()
+    });
+    let set = |s: &mut Started, activity| s.vcpu.x86().unwrap().set_activity(activity);
+    let is = |s: &mut Started| s.vcpu.x86().unwrap().activity().unwrap();
+    assert!(matches!(s.run(VmEntry::Resume), VmExit::Pio { write: false, .. }));
+    let refused = set(&mut s, Activity::Halted).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument, "an instruction is half done");
+    assert!(matches!(s.run(read(&[1])), VmExit::Hlt));
+    assert_eq!(is(&mut s), Activity::Halted);
+    set(&mut s, Activity::Active).unwrap();
+    s.halt();
+    assert_eq!(s.rax(), 2);
+    let mut registers = s.vcpu.x86().unwrap().registers().unwrap();
+    registers.rip = CODE;
+    s.vcpu.x86().unwrap().set_registers(&registers).unwrap();
+    assert_eq!(is(&mut s), Activity::Active);
+    set(&mut s, Activity::Halted).unwrap();
+    s.halt();
+    assert_eq!(s.rip(), CODE, "a halted vCPU executes nothing");
+    set(&mut s, Activity::WaitForInit).unwrap();
+    assert_eq!(is(&mut s), Activity::WaitForStartUp);
+    s.halt();
+    let mut alone = start_with(vec![0xf4], IrqchipKind::None);
+    let refused = set(&mut alone, Activity::WaitForStartUp).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument, "nothing could start it");
 }
 
 #[test]

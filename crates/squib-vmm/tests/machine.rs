@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use squib_core::backend::Vm;
-use squib_core::x86::{CpuidResult, DebugRegisters, PendingEvents, Registers, SystemRegisters, X86State};
+use squib_core::x86::{
+    Activity, CpuidResult, DebugRegisters, PendingEvents, Registers, SystemRegisters, X86State,
+};
 use squib_core::{
     Architecture, BackendCapabilities, BackendKind, CancelHandle, Clock, ErrorCode, ExitKind, ExitSet,
     GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, VmConfig, VmEntry, VmExit, Waker,
@@ -156,6 +158,8 @@ impl X86State for FakeVcpu {
     fn msr(&mut self, _: u32) -> Result<u64> { Ok(0) }
     fn set_msr(&mut self, _: u32, _: u64) -> Result<()> { Ok(()) }
     fn msr_indices(&mut self) -> Result<Vec<u32>> { Ok(vec![]) }
+    fn activity(&mut self) -> Result<Activity> { Ok(Activity::Active) }
+    fn set_activity(&mut self, _: Activity) -> Result<()> { Ok(()) }
     fn xsave(&mut self) -> Result<Vec<u8>> { Ok(vec![]) }
     fn set_xsave(&mut self, _: &[u8]) -> Result<()> { Ok(()) }
     fn xcr0(&mut self) -> Result<u64> { Ok(0) }

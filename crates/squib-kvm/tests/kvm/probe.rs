@@ -20,6 +20,24 @@ fn the_probe_is_quick_and_gives_its_reason() {
     }
     assert_eq!(report.api_version, Some(12));
     assert!(report.capabilities.iter().any(|(name, value)| *name == "IMMEDIATE_EXIT" && *value != 0));
+    assert!(report.capabilities.is_sorted(), "as `doctor` shows them: {:?}", report.capabilities);
+    for told in [
+        "COALESCED_MMIO",
+        "COALESCED_PIO",
+        "DEBUGREGS",
+        "DIRTY_LOG_RING",
+        "IOEVENTFD",
+        "IRQFD",
+        "MEMORY_FAULT_INFO",
+        "MP_STATE",
+        "SET_GUEST_DEBUG",
+        "SYNC_REGS",
+        "SYSTEM_EVENT_DATA",
+        "USER_NMI",
+        "X86_USER_SPACE_MSR",
+    ] {
+        assert!(report.capabilities.iter().any(|(name, _)| *name == told), "{told}");
+    }
     assert_eq!(report.creates_vm, Step::Works);
     let [(_, real_mode), (_, long_mode), (_, sse)] = &report.programs[..] else { panic!("{report:?}") };
     assert_eq!([real_mode, long_mode], [&Step::Works; 2]);

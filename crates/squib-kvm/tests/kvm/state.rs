@@ -1,8 +1,8 @@
 //! Registers in and out.
 
 use iced_x86::code_asm::*;
-use squib_core::x86::{PendingEvents, Registers, Segment, X86State, bits};
-use squib_core::{ErrorCode, IrqchipKind};
+use squib_core::x86::{Activity, PendingEvents, Registers, Segment, X86State, bits};
+use squib_core::{ErrorCode, IrqchipKind, VmEntry, VmExit};
 
 use crate::harness::*;
 
@@ -182,4 +182,84 @@ fn each_vcpu_knows_its_number() {
         assert_eq!(x86.cpuid(0xb, 0).unwrap().edx, 3);
     }
     assert_eq!(x86.system_registers().unwrap().apic_base & 1 << 8, 0, "not the first processor");
+}
+
+/// A guest that halts, and says so when it goes on.
+fn halts(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(dx, PORT)?;
+    a.hlt()?;
+    a.out(dx, al)
+}
+
+fn activity(guest: &mut Guest) -> Activity {
+    guest.vcpu.x86().unwrap().activity().unwrap()
+}
+
+fn set_activity(guest: &mut Guest, activity: Activity) {
+    guest.vcpu.x86().unwrap().set_activity(activity).unwrap();
+}
+
+#[test]
+fn a_halt_without_local_apic_is_state() {
+    let Some(kvm) = backend() else { return };
+    let mut guest = Guest::long(&kvm, halts);
+    assert_eq!(activity(&mut guest), Activity::Active);
+    assert_hlt(&guest.resume());
+    assert_eq!(activity(&mut guest), Activity::Halted);
+    set_activity(&mut guest, Activity::Active);
+    assert_out(&guest.resume(), &[0]);
+    let mut other = Guest::long(&kvm, halts);
+    set_activity(&mut other, Activity::Halted);
+    let start = other.registers().rip;
+    assert_hlt(&other.resume());
+    assert_eq!(other.registers().rip, start, "a halted vCPU executes nothing");
+    let refused = other.vcpu.x86().unwrap().set_activity(Activity::WaitForStartUp).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument);
+    assert_eq!(activity(&mut other), Activity::Halted);
+}
+
+#[test]
+fn a_halt_in_the_kernel_is_state() {
+    let Some(kvm) = backend() else { return };
+    let cancelled = |guest: &mut Guest| {
+        std::thread::scope(|scope| {
+            let cancel = guest.vcpu.cancel_handle();
+            scope.spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                cancel.cancel();
+            });
+            let exit = guest.vcpu.run(VmEntry::Resume).unwrap();
+            assert!(matches!(exit, VmExit::Cancelled), "{exit:?}");
+        });
+    };
+    let mut guest = Guest::long_with(&kvm, IrqchipKind::Split, halts);
+    cancelled(&mut guest);
+    assert_eq!(activity(&mut guest), Activity::Halted);
+    set_activity(&mut guest, Activity::Active);
+    assert_out(&guest.resume(), &[0]);
+    let mut other = Guest::long_with(&kvm, IrqchipKind::Split, halts);
+    set_activity(&mut other, Activity::Halted);
+    let start = other.registers().rip;
+    cancelled(&mut other);
+    assert_eq!(other.registers().rip, start, "a halted vCPU executes nothing");
+}
+
+#[test]
+fn a_secondary_vcpu_can_be_made_to_run_without_a_message() {
+    let Some(kvm) = backend() else { return };
+    let mut guest = Guest::new(&kvm, IrqchipKind::Split);
+    guest.vcpu = guest.vm.create_vcpu(1).unwrap();
+    assert_eq!(activity(&mut guest), Activity::WaitForInit);
+    set_activity(&mut guest, Activity::WaitForStartUp);
+    assert_eq!(activity(&mut guest), Activity::WaitForStartUp);
+    // MOV DX, PORT; OUT DX, AL.
+    guest.vm.memory().write(0x6000, &[0xba, PORT as u8, (PORT >> 8) as u8, 0xee]).unwrap();
+    let x86 = guest.vcpu.x86().unwrap();
+    let mut system = x86.system_registers().unwrap();
+    (system.cs.base, system.cs.selector) = (0x6000, 0x600);
+    x86.set_system_registers(&system).unwrap();
+    let registers = x86.registers().unwrap();
+    x86.set_registers(&Registers { rip: 0, rax: 0x42, ..registers }).unwrap();
+    set_activity(&mut guest, Activity::Active);
+    assert_out(&guest.resume(), &[0x42]);
 }

@@ -2,10 +2,10 @@
 
 use kvm_bindings::*;
 use squib_core::x86::{
-    CpuidResult, DebugRegisters, DescriptorTable, PendingEvents, Registers, Segment, SystemRegisters,
-    X86State,
+    Activity, CpuidResult, DebugRegisters, DescriptorTable, PendingEvents, Registers, Segment,
+    SystemRegisters, X86State,
 };
-use squib_core::{Error, ErrorCode, Result};
+use squib_core::{Error, ErrorCode, IrqchipKind, Result};
 
 use super::cpuid;
 use super::sys;
@@ -218,6 +218,35 @@ impl X86State for KvmVcpu {
         e.nmi.masked = u8::from(events.nmi_masked);
         self.fd.set_vcpu_events(&e).map_err(|e| refused("KVM_SET_VCPU_EVENTS", e))?;
         self.state_changed();
+        Ok(())
+    }
+
+    fn activity(&mut self) -> Result<Activity> {
+        if self.state.halted {
+            return Ok(Activity::Halted);
+        }
+        let state = self.fd.get_mp_state().map_err(|e| failed("KVM_GET_MP_STATE", e))?;
+        Ok(match state.mp_state {
+            KVM_MP_STATE_HALTED => Activity::Halted,
+            KVM_MP_STATE_UNINITIALIZED => Activity::WaitForInit,
+            KVM_MP_STATE_INIT_RECEIVED => Activity::WaitForStartUp,
+            _ => Activity::Active,
+        })
+    }
+
+    fn set_activity(&mut self, activity: Activity) -> Result<()> {
+        // Without a local APIC KVM forgets a halt, and the vCPU remembers it.
+        let remembers = self.vm.board.irqchip == IrqchipKind::None;
+        let mp_state = match activity {
+            Activity::Active => KVM_MP_STATE_RUNNABLE,
+            Activity::Halted if remembers => KVM_MP_STATE_RUNNABLE,
+            Activity::Halted => KVM_MP_STATE_HALTED,
+            Activity::WaitForInit => KVM_MP_STATE_UNINITIALIZED,
+            Activity::WaitForStartUp => KVM_MP_STATE_INIT_RECEIVED,
+        };
+        let state = kvm_mp_state { mp_state };
+        self.fd.set_mp_state(state).map_err(|e| refused("KVM_SET_MP_STATE", e))?;
+        self.state.halted = remembers && activity == Activity::Halted;
         Ok(())
     }
 
