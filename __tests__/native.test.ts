@@ -171,8 +171,9 @@ const DROPS = `
     for (let i = 0; i < VMS; i += 1) await drop();
     const isDone = () => JSON.stringify(used()) === JSON.stringify(before) && pages() - mapped < (VMS * PAGES) / 2;
     await collected(isDone);
+    const done = isDone();
     console.log(JSON.stringify({ before, after: used(), pages: pages() - mapped }));
-    process.exit(isDone() ? 0 : 1);
+    process.exit(done ? 0 : 1);
   })();`;
 
 test.each(usableBackends())(
