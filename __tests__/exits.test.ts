@@ -117,6 +117,15 @@ describe.each(usableRunners())('exits on %s', (runner) => {
     vm.close();
   });
 
+  test('a VM that is closed while its run begins ends it as closed, whichever thread is first', async () => {
+    for (let round = 0; round < 50; round++) {
+      const { vm, vcpu } = realMode(runner, [0xeb, 0xfe]);
+      const run = codeOfAsync(vcpu.runAsync());
+      vm.close();
+      expect(await run).toBe('ERR_CLOSED');
+    }
+  });
+
   test('an AbortSignal ends a run with its reason as the cause', async () => {
     const { vm, vcpu } = startGuest(runner, 'spin');
     const controller = new AbortController();

@@ -124,6 +124,8 @@ impl SharedVcpu {
             Ok(guard) => Ok(guard),
             // A device panicked in a run. The backend answers the access it left open at the next entry.
             Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
+            // Whoever holds it is ending its last run, or giving the vCPU back.
+            Err(TryLockError::WouldBlock) if self.is_closed() => Err(self.closed_error()),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::new(ErrorCode::VcpuBusy, format!("vCPU {} is running; cancel it first", self.id)))
             }

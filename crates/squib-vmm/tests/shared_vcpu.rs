@@ -68,6 +68,8 @@ fn closed_before_it_runs_no_more() {
 fn closed_by_its_own_device_it_ends_soon() {
     let vcpu = meddled(|v| {
         v.close();
+        // Not busy: that would say that it can be run later.
+        assert_eq!(v.with(|_| Ok(())).unwrap_err().code(), ErrorCode::Closed);
         Ok(())
     });
     assert_eq!(run(&vcpu).unwrap_err().code(), ErrorCode::Closed);
