@@ -1,17 +1,21 @@
 //! Body of the fuzz target `code`: bytes run as code in any mode, with whatever tables and registers they choose.
 //!
-//! The targets in `fuzz/` call it and [`translation`](translation()) with libFuzzer's bytes, the tests with proptest's.
+//! The targets in `fuzz/` call it, [`msrs`](msrs()) and [`translation`](translation()) with libFuzzer's bytes, the tests with
+//! proptest's.
 
+mod msrs;
 mod translation;
 
 use std::sync::Arc;
 
+pub use msrs::msrs;
 pub use translation::translation;
 
 use squib_core::x86::{DescriptorTable, Registers, Segment, SystemRegisters, bits::*};
 use squib_core::{
     Clock, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, VmConfig, VmEntry, VmExit, Waker,
 };
+use squib_x86::system::msr;
 
 use crate::{CpuModel, SoftBackend};
 
@@ -149,6 +153,12 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
         1 => input.word(),
         _ => u64::from(input.byte()),
     });
+    gprs[1] = match gprs[1] {
+        n @ 0x40..0x80 => msr::STATE_MSRS[n as usize % msr::STATE_MSRS.len()].into(),
+        n @ 0x80..0xc0 => 0x7c0 + n,
+        n => n,
+    };
+    let narrow = gprs[4] & 1 != 0;
     gprs[4] = STACK;
     let iopl = if choice & 8 != 0 { RFLAGS_IOPL } else { 0 };
     let flags = input.word() & 0xcd5 | RFLAGS_FIXED | iopl;
@@ -156,12 +166,13 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
     let _ = memory.write(CODE, &code[..code.len().min(2 * 4096)]);
     let Ok(x86) = vcpu.x86() else { return };
     let mut s = x86.system_registers().unwrap_or_default();
-    let ring3 = choice & 3 == 3;
+    let (ring3, other) = (choice & 3 == 3, choice & 4 != 0);
     if choice & 3 != 0 {
         let dpl = if ring3 { 3 } else { 0 };
         let long = choice & 3 != 1;
         let data = Segment { dpl, ..Segment::flat_data(0x10) };
-        s.cs = Segment { dpl, ..Segment::flat_code(8, long) };
+        // 64-bit or compatibility mode; protected mode with 32-bit paging, or without in segments of 32 and of 16 bits.
+        s.cs = Segment { dpl, ..Segment::flat_code(8, long && !other) };
         (s.ds, s.es, s.ss, s.fs, s.gs) = (data, data, data, data, data);
         s.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_PG | CR0_WP;
         s.cr3 = PML4;
@@ -169,8 +180,12 @@ fn prepare(input: &mut Input<'_>, memory: &GuestMemory, vcpu: &mut dyn Vcpu) {
         s.efer = EFER_SCE | EFER_NXE;
         if long {
             s.efer |= EFER_LME | EFER_LMA;
+        } else if other {
+            put(PML4, 0x87);
+            s.cr4 = s.cr4 & !CR4_PAE | CR4_PSE;
         } else {
             s.cr0 &= !CR0_PG;
+            s.cs.big = !narrow;
         }
         s.gdt = DescriptorTable { base: GDT, limit: 0xff };
         s.idt = DescriptorTable { base: IDT, limit: 0xfff };
