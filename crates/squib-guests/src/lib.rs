@@ -23,7 +23,7 @@ pub use exits::{
 };
 pub use hello::hello;
 pub use interrupts::{ApicTimer, apic_timer, external_interrupts, pit_timer, user_mode};
-pub use linux::{LINUX_BANNER, LINUX_READY, linux_initrd};
+pub use linux::{LINUX_BANNER, LINUX_READY, linux_busybox_initrd, linux_initrd};
 
 /// The port that guests use for exits that no device claims.
 pub const TEST_PORT: u16 = 0x500;

@@ -38,9 +38,32 @@ const LINE: u32 = 64;
 ///
 /// So timers and inter-processor interrupts have worked on each processor, and the console's interrupts both ways.
 pub fn linux_initrd() -> Vec<u8> {
+    archive(&[("init", 0o100_755, &elf64(LOAD, &assemble(64, LOAD, init)))])
+}
+
+/// The same for any architecture whose `busybox`, a static one, is given: it runs a script.
+pub fn linux_busybox_initrd(busybox: &[u8]) -> Vec<u8> {
+    let script = format!(
+        "#!/busybox sh\n\
+         echo '{LINUX_BANNER}'\n\
+         for cpu in 0 1 2 3; do\n\
+         /busybox taskset $((1 << cpu)) /busybox usleep 1000 2>/busybox.log && echo \"cpu $cpu\"\n\
+         done\n\
+         echo '{LINUX_READY}'\n\
+         read line\n\
+         echo \"$line\"\n\
+         /busybox usleep 100000\n\
+         /busybox poweroff -f\n"
+    );
+    archive(&[("busybox", 0o100_755, busybox), ("init", 0o100_755, script.as_bytes())])
+}
+
+/// A cpio archive of these members: name, mode, contents.
+fn archive(members: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
-    member(&mut archive, "init", 0o100_755, &elf64(LOAD, &assemble(64, LOAD, init)));
-    member(&mut archive, "TRAILER!!!", 0, &[]);
+    for (name, mode, contents) in members.iter().chain(&[("TRAILER!!!", 0, &[][..])]) {
+        member(&mut archive, name, *mode, contents);
+    }
     archive
 }
 

@@ -8,8 +8,9 @@ use squib_devices::rtc::Rtc;
 
 use crate::device::{Action, Device, bytes_from, each_byte};
 use crate::irq::IrqLine;
+use crate::machine::Timekeeper;
 
-/// The clock. Its interrupts come from the guest's accesses and from [`CmosClock::tick`], which somebody calls in time.
+/// The clock. Its interrupts come from the guest's accesses and from [`Timekeeper::tick`], which somebody calls in time.
 pub(crate) struct CmosClock {
     clock: Arc<dyn Clock>,
     /// Told when the next interrupt is due at another time than before.
@@ -38,14 +39,6 @@ impl CmosClock {
         Self { clock, waker, state: Mutex::new(State { rtc, irq }) }
     }
 
-    /// Raises the interrupt if it is due, and says when the next one is.
-    ///
-    /// # Errors
-    /// What the backend says to the interrupt.
-    pub(crate) fn tick(&self) -> Result<Option<u64>> {
-        self.with(|_, _| ()).map(|(_, deadline)| deadline)
-    }
-
     fn access<T>(&self, access: impl FnOnce(&mut Rtc, u64) -> T) -> Result<T> {
         let before = self.lock().rtc.next_deadline();
         let (result, deadline) = self.with(access)?;
@@ -69,6 +62,12 @@ impl CmosClock {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // A thread that panicked leaves registers as sound as any guest could.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Timekeeper for CmosClock {
+    fn tick(&self) -> Result<Option<u64>> {
+        self.with(|_, _| ()).map(|(_, deadline)| deadline)
     }
 }
 

@@ -1,16 +1,21 @@
-//! The console: COM1 and the debug console ports on the guest's side, two queues on the other.
+//! The console: a UART, and on a PC the debug console ports, on the guest's side; two queues on the other.
 //!
 //! The embedder is not called for each byte: it is told once that output waits, and takes all there is when it
 //! gets round to it. See `docs/design/acpi.md` for why input waits too.
+
+mod com1;
+mod pl011;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use squib_core::{Clock, Result};
-use squib_devices::uart::Uart;
 
-use crate::device::{Action, Device, bytes_from, each_byte};
-use crate::irq::{IrqLine, Lines};
+use crate::device::{Action, Device};
+use crate::irq::IrqLine;
+pub(crate) use com1::Com1;
+pub(crate) use pl011::Pl011Port;
+
 use crate::milestones::{Milestones, Watcher};
 
 /// Most bytes of output that wait to be taken. When they are not taken the oldest half is lost.
@@ -37,20 +42,64 @@ impl ConsoleListener for () {
 
 /// The embedder's end of a machine's console.
 pub struct Console {
-    uart: Mutex<Com1>,
+    line: Mutex<Line>,
     output: Mutex<Output>,
     listener: Box<dyn ConsoleListener>,
     clock: Arc<dyn Clock>,
 }
 
-struct Com1 {
-    uart: Uart,
+/// A UART on the guest's side of the console.
+pub(crate) trait SerialPort: Send {
+    /// Answers a read, as [`Device::read`].
+    fn read(&mut self, offset: u64, width: u8) -> u64;
+
+    /// Takes a write, as [`Device::write`], and returns the byte that the guest sends by it. What the guest has received
+    /// and would lose by it unread goes back to the front of `input`.
+    fn write(&mut self, offset: u64, width: u8, value: u64, input: &mut VecDeque<u8>) -> Option<u8>;
+
+    /// Whether the guest wants input: an interrupt tells it of input, or it polls. A driver that is still probing throws away
+    /// what it receives, so before that input stays in the queue.
+    fn listens(&mut self) -> bool;
+
+    /// How many bytes it takes now.
+    fn room(&self) -> usize;
+
+    /// Gives it a byte.
+    fn receive(&mut self, byte: u8);
+
+    /// Whether its interrupt output is active.
+    fn irq(&self) -> bool;
+}
+
+/// Reads of the status, one after another, from which on a guest counts as polling for input: one that transmits reads it
+/// once or twice.
+const POLLS: u8 = 16;
+
+/// A port, its interrupt and its input.
+struct Line {
+    port: Box<dyn SerialPort>,
     irq: IrqLine,
     input: VecDeque<u8>,
     /// The embedder had more input than there was room for.
     refused: bool,
-    /// Line status reads since the last other access.
-    polls: u8,
+}
+
+impl Line {
+    /// Moves input on as far as the guest takes it, and brings the interrupt line up to date. Returns whether
+    /// there is room in a queue that was too small before.
+    fn update(&mut self) -> Result<bool> {
+        if !self.input.is_empty() && self.port.room() != 0 && self.port.listens() {
+            while self.port.room() != 0
+                && let Some(byte) = self.input.pop_front()
+            {
+                self.port.receive(byte);
+            }
+        }
+        self.irq.set(self.port.irq())?;
+        let room = self.refused && self.input.len() <= INPUT_CAPACITY / 2;
+        self.refused &= !room;
+        Ok(room)
+    }
 }
 
 #[derive(Default)]
@@ -60,81 +109,15 @@ struct Output {
     watcher: Watcher,
 }
 
-/// Registers of a UART that matter here, by their offset, and bits in them.
-mod register {
-    pub(super) const DATA: u16 = 0;
-    pub(super) const INTERRUPT_ENABLE: u16 = 1;
-    pub(super) const RECEIVED_ENABLE: u8 = 1 << 0;
-    pub(super) const FIFO_CONTROL: u16 = 2;
-    pub(super) const LINE_CONTROL: u16 = 3;
-    pub(super) const DIVISOR_ACCESS: u8 = 1 << 7;
-    pub(super) const MODEM_CONTROL: u16 = 4;
-    pub(super) const INTERRUPT_GATE: u8 = 1 << 3;
-    pub(super) const LOOPBACK: u8 = 1 << 4;
-    pub(super) const LINE_STATUS: u16 = 5;
-    pub(super) const DATA_READY: u8 = 1 << 0;
-}
-
-/// Reads of the line status, one after another, from which on a guest counts as polling for input: one that
-/// transmits reads it once or twice.
-const POLLS: u8 = 16;
-
-impl Com1 {
-    fn has(&mut self, register: u16, bit: u8) -> bool {
-        self.uart.read(register) & bit != 0
-    }
-
-    /// Whether the guest wants input: its receive interrupt is on, or it polls. A driver that is still probing
-    /// throws away what it receives, so before that input stays in the queue.
-    fn listens(&mut self) -> bool {
-        let enabled = !self.has(register::LINE_CONTROL, register::DIVISOR_ACCESS)
-            && self.has(register::INTERRUPT_ENABLE, register::RECEIVED_ENABLE)
-            && self.has(register::MODEM_CONTROL, register::INTERRUPT_GATE);
-        enabled || self.polls >= POLLS
-    }
-
-    /// Puts back into the queue what the guest has received but not read. Drivers empty the receiver while they
-    /// set it up, to be rid of noise on the line; here there is none, and who typed early would miss the beginning.
-    fn take_back(&mut self) {
-        if self.has(register::LINE_CONTROL, register::DIVISOR_ACCESS)
-            || self.has(register::MODEM_CONTROL, register::LOOPBACK)
-        {
-            return;
-        }
-        let mut unread = Vec::new();
-        while self.has(register::LINE_STATUS, register::DATA_READY) {
-            unread.push(self.uart.read(register::DATA));
-        }
-        unread.into_iter().rev().for_each(|byte| self.input.push_front(byte));
-    }
-
-    /// Moves input on as far as the guest takes it, and brings the interrupt line up to date. Returns whether
-    /// there is room in a queue that was too small before.
-    fn update(&mut self) -> Result<bool> {
-        if !self.input.is_empty() && self.uart.room() != 0 && self.listens() {
-            while self.uart.room() != 0
-                && let Some(byte) = self.input.pop_front()
-            {
-                self.uart.receive(&[byte]);
-            }
-        }
-        self.irq.set(self.uart.irq())?;
-        let room = self.refused && self.input.len() <= INPUT_CAPACITY / 2;
-        self.refused &= !room;
-        Ok(room)
-    }
-}
-
 impl Console {
     pub(crate) fn new(
-        lines: Lines,
-        irq: u32,
+        port: Box<dyn SerialPort>,
+        irq: IrqLine,
         clock: Arc<dyn Clock>,
         listener: Box<dyn ConsoleListener>,
     ) -> Self {
-        let irq = IrqLine::new(lines, irq);
-        let uart = Com1 { uart: Uart::new(), irq, input: VecDeque::new(), refused: false, polls: 0 };
-        Self { uart: Mutex::new(uart), output: Mutex::default(), listener, clock }
+        let line = Line { port, irq, input: VecDeque::new(), refused: false };
+        Self { line: Mutex::new(line), output: Mutex::default(), listener, clock }
     }
 
     /// Gives the guest input. Any thread. Returns how many bytes it took; when that is not all,
@@ -143,11 +126,11 @@ impl Console {
     /// # Errors
     /// What the backend says to an interrupt.
     pub fn send(&self, bytes: &[u8]) -> Result<usize> {
-        let mut uart = lock(&self.uart);
-        let taken = bytes.len().min(INPUT_CAPACITY.saturating_sub(uart.input.len()));
-        uart.input.extend(&bytes[..taken]);
-        uart.update()?;
-        uart.refused = taken < bytes.len();
+        let mut line = lock(&self.line);
+        let taken = bytes.len().min(INPUT_CAPACITY.saturating_sub(line.input.len()));
+        line.input.extend(&bytes[..taken]);
+        line.update()?;
+        line.refused = taken < bytes.len();
         Ok(taken)
     }
 
@@ -183,17 +166,13 @@ impl Console {
     }
 }
 
-/// COM1: the 16550's registers.
+/// The port's registers.
 impl Device for Console {
     fn read(&self, offset: u64, width: u8) -> Result<u64> {
-        let mut uart = lock(&self.uart);
-        let value = bytes_from(offset, width, |at| {
-            uart.polls =
-                if at == u64::from(register::LINE_STATUS) { uart.polls.saturating_add(1) } else { 0 };
-            uart.uart.read(at as u16)
-        });
-        let room = uart.update()?;
-        drop(uart);
+        let mut line = lock(&self.line);
+        let value = line.port.read(offset, width);
+        let room = line.update()?;
+        drop(line);
         if room {
             self.listener.input_room();
         }
@@ -201,21 +180,16 @@ impl Device for Console {
     }
 
     fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
-        for (at, byte) in each_byte(offset, width, value) {
-            let mut uart = lock(&self.uart);
-            uart.polls = 0;
-            if at == register::FIFO_CONTROL.into() {
-                uart.take_back();
-            }
-            let sent = uart.uart.write(at as u16, byte);
-            let room = uart.update()?;
-            drop(uart);
-            if let Some(byte) = sent {
-                self.put(byte);
-            }
-            if room {
-                self.listener.input_room();
-            }
+        let mut guard = lock(&self.line);
+        let line = &mut *guard;
+        let sent = line.port.write(offset, width, value, &mut line.input);
+        let room = line.update()?;
+        drop(guard);
+        if let Some(byte) = sent {
+            self.put(byte);
+        }
+        if room {
+            self.listener.input_room();
         }
         Ok(Action::Continue)
     }

@@ -79,3 +79,52 @@ pub(crate) fn bytes_from(offset: u64, width: u8, mut byte: impl FnMut(u64) -> u8
 pub(crate) fn each_byte(offset: u64, width: u8, value: u64) -> impl Iterator<Item = (u64, u8)> {
     (0..u64::from(width)).map(move |i| (offset + i, (value >> (8 * i)) as u8))
 }
+
+/// A read of registers that are words of 4 bytes, as a bus of that width splits it: `word` gives the one at an offset, a
+/// multiple of 4. It touches two at most, so of 8 bytes that are not aligned the last are missing.
+pub(crate) fn words_from(offset: u64, width: u8, mut word: impl FnMut(u64) -> u32) -> u64 {
+    let (first, shift) = (offset & !3, offset % 4 * 8);
+    let low = u64::from(word(first)) >> shift;
+    let taken = 32 - shift;
+    if u64::from(width) * 8 <= taken {
+        return low;
+    }
+    low | u64::from(word(first + 4)) << taken
+}
+
+/// A write to registers that are words of 4 bytes: offsets and words, in order. One that begins within a word is lost: such a bus
+/// has no wires for it.
+pub(crate) fn each_word(offset: u64, width: u8, value: u64) -> impl Iterator<Item = (u64, u32)> {
+    let words = if offset.is_multiple_of(4) { u64::from(width).div_ceil(4) } else { 0 };
+    (0..words).map(move |i| (offset + 4 * i, (value >> (32 * i)) as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_in_part_and_in_pairs() {
+        let word = |at: u64| (0x1111_1111 * (at as u32 / 4 + 1)) & 0xf0ff_ffff;
+        let read =
+            |offset, width: u8| words_from(offset, width, word) & (u64::MAX >> (64 - 8 * u32::from(width)));
+        assert_eq!(read(0, 4), 0x1011_1111);
+        assert_eq!(read(3, 1), 0x10);
+        assert_eq!(read(6, 2), 0x2022);
+        assert_eq!(read(4, 8), 0x3033_3333_2022_2222);
+        let mut reads = Vec::new();
+        words_from(8, 2, |at| {
+            reads.push(at);
+            0
+        });
+        assert_eq!(reads, [8], "a read touches no register beside it");
+    }
+
+    #[test]
+    fn words_are_written_whole() {
+        let written = |offset, width, value| each_word(offset, width, value).collect::<Vec<_>>();
+        assert_eq!(written(4, 8, 0x2222_2222_1111_1111), [(4, 0x1111_1111), (8, 0x2222_2222)]);
+        assert_eq!(written(4, 1, 0x41), [(4, 0x41)]);
+        assert_eq!(written(5, 1, 0x41), []);
+    }
+}

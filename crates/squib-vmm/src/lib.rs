@@ -9,6 +9,7 @@ pub mod bus;
 mod cmos;
 pub mod console;
 pub mod device;
+pub mod device_tree;
 mod firmware;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -20,12 +21,14 @@ pub mod linux;
 pub mod machine;
 pub mod milestones;
 pub mod outcome;
+mod pl031;
 pub mod platform;
 mod ports;
 pub mod run;
 pub mod stats;
 mod test_device;
 pub mod vcpu;
+pub mod virt;
 
 pub use bus::{Bus, Mapping, Target};
 pub use console::{Console, ConsoleListener};

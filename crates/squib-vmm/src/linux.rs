@@ -1,6 +1,8 @@
-//! What Linux is told on this board.
+//! What Linux is told on these boards.
 
-/// The command line for a Linux kernel when nobody asks for another.
+use squib_core::Architecture;
+
+/// The command line for a Linux kernel on a PC when nobody asks for another.
 ///
 /// | word | why |
 /// |---|---|
@@ -13,3 +15,14 @@
 /// `mitigations=off`, `lsm=`, `rcupdate.rcu_expedited=1`. `quiet` saves four fifths of the exits, and the output
 /// with them.
 pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=a cryptomgr.notests";
+
+/// The same on the board for aarch64, whose console is a PL011; it resets by PSCI.
+pub const COMMAND_LINE_ARM64: &str = "console=ttyAMA0 panic=-1 cryptomgr.notests";
+
+/// The command line when nobody asks for another.
+pub const fn command_line(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => COMMAND_LINE,
+        Architecture::Arm64 => COMMAND_LINE_ARM64,
+    }
+}

@@ -38,7 +38,7 @@ pub enum Stop {
 pub enum Unclaimed {
     /// The caller gets each of them, `HLT` too, as [`Stop::Exit`].
     Return,
-    /// The vCPU sits on a PC's board: an address with nothing behind it reads as all ones and swallows writes, an
+    /// The vCPU sits on a board: an address with nothing behind it reads as all ones and swallows writes, an
     /// unknown hypercall or model-specific register gives an error to the guest, and `HLT` waits.
     Platform,
 }
@@ -271,16 +271,13 @@ fn wanted(action: Action) -> Result<Option<u64>, Unsettled> {
     Err(Unsettled::End(Ok(stop)))
 }
 
-/// `-KVM_ENOSYS`, by which a guest learns that there is no such hypercall (Linux,
-/// include/uapi/linux/kvm_para.h).
-const NO_SUCH_HYPERCALL: u64 = -1000_i64 as u64;
-
 impl Unclaimed {
     /// The platform's answer to an exit that no device claims, if it has one.
     fn answer(self, exit: &VmExit) -> Option<VmEntry> {
         match (self, exit) {
             (Self::Return, _) => None,
-            (Self::Platform, VmExit::Hypercall { .. }) => Some(VmEntry::Hypercall(NO_SUCH_HYPERCALL)),
+            // The backend knows how its guests are told that there is no such hypercall.
+            (Self::Platform, VmExit::Hypercall { .. }) => Some(VmEntry::Resume),
             (Self::Platform, VmExit::MsrRead { .. } | VmExit::MsrWrite { .. }) => Some(VmEntry::MsrFault),
             (Self::Platform, _) => open_bus(exit),
         }

@@ -1,7 +1,8 @@
 //! Debian's kernels on the board, with KVM: from the loader to a program in user space that uses timers on each
 //! processor and the console both ways, and switches the machine off.
 //!
-//! Needs a KVM that runs guests at speed, and kernels (see `kernels`). `SQUIB_TEST_BOOTS` is how often each
+//! Needs a KVM that runs guests at speed, and kernels (see `kernels`); on aarch64 also `SQUIB_TEST_BUSYBOX`, the path of a
+//! static busybox. `SQUIB_TEST_BOOTS` is how often each
 //! configuration boots: once, if it is not set.
 
 #[path = "boot/kernels.rs"]
@@ -10,8 +11,8 @@ mod kernels;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use squib_core::IrqchipKind;
-use squib_guests::{LINUX_BANNER, LINUX_READY, linux_initrd};
+use squib_core::{HypervisorBackend, IrqchipKind};
+use squib_guests::{LINUX_BANNER, LINUX_READY};
 use squib_kvm::KvmBackend;
 use squib_vmm::boot::BootSource;
 use squib_vmm::host::{StdClock, ThreadHost, ThreadWaker};
@@ -30,16 +31,33 @@ fn kvm() -> Option<KvmBackend> {
     KvmBackend::open().ok()
 }
 
+/// The user space; a word about it where there is none.
+#[cfg(target_arch = "x86_64")]
+fn initrd() -> Option<Vec<u8>> {
+    Some(squib_guests::linux_initrd())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn initrd() -> Option<Vec<u8>> {
+    let Some(path) = std::env::var_os("SQUIB_TEST_BUSYBOX") else {
+        eprintln!("SKIPPED: Linux on KVM, because SQUIB_TEST_BUSYBOX names no static busybox");
+        return None;
+    };
+    Some(squib_guests::linux_busybox_initrd(
+        &std::fs::read(path).expect("a busybox that is there can be read"),
+    ))
+}
+
 /// Boots, answers, and returns what the console showed.
-fn boot(kvm: &KvmBackend, kernel: &[u8], irqchip: IrqchipKind, vcpus: u32) -> String {
+fn boot(kvm: &KvmBackend, kernel: &[u8], initrd: &[u8], irqchip: IrqchipKind, vcpus: u32) -> String {
     let (clock, waker) = (StdClock::new(), ThreadWaker::new());
-    let command_line = format!("{} quiet", linux::COMMAND_LINE);
-    let initrd = linux_initrd();
+    let command_line = format!("{} quiet", linux::command_line(kvm.capabilities().architecture));
     let config = MachineConfig {
         memory_size: 256 << 20,
         vcpus,
         irqchip,
-        boot: BootSource { initrd: Some(&initrd), command_line: &command_line, ..BootSource::new(kernel) },
+        boot: BootSource { initrd: Some(initrd), command_line: &command_line, ..BootSource::new(kernel) },
         clock: clock.clone(),
         waker: waker.clone(),
         console: Box::new(()),
@@ -80,10 +98,11 @@ fn boot(kvm: &KvmBackend, kernel: &[u8], irqchip: IrqchipKind, vcpus: u32) -> St
 fn boots(prefix: &str, irqchip: IrqchipKind, vcpus: u32) {
     let Some(kvm) = kvm() else { return };
     let Some((path, kernel)) = kernels::find(prefix) else { return };
+    let Some(initrd) = initrd() else { return };
     let times = std::env::var("SQUIB_TEST_BOOTS").map_or(1, |n| n.parse().expect("a number of boots"));
     for n in 1..=times {
         let start = Instant::now();
-        let output = boot(&kvm, &kernel, irqchip, vcpus);
+        let output = boot(&kvm, &kernel, &initrd, irqchip, vcpus);
         eprintln!(
             "{}: {irqchip:?} irqchip, {vcpus} vCPUs, boot {n} of {times} in {:.1?}",
             path.display(),
@@ -99,42 +118,63 @@ fn boots(prefix: &str, irqchip: IrqchipKind, vcpus: u32) {
     }
 }
 
-#[test]
-fn debian_6_1_with_one_vcpu_and_a_full_irqchip() {
-    boots("vmlinuz-6.1.", IrqchipKind::Full, 1);
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use super::*;
+
+    #[test]
+    fn debian_6_1_with_one_vcpu_and_a_full_irqchip() {
+        boots("vmlinuz-6.1.", IrqchipKind::Full, 1);
+    }
+
+    #[test]
+    fn debian_6_1_with_two_vcpus_and_a_full_irqchip() {
+        boots("vmlinuz-6.1.", IrqchipKind::Full, 2);
+    }
+
+    #[test]
+    fn debian_6_1_with_one_vcpu_and_a_split_irqchip() {
+        boots("vmlinuz-6.1.", IrqchipKind::Split, 1);
+    }
+
+    #[test]
+    fn debian_6_1_with_two_vcpus_and_a_split_irqchip() {
+        boots("vmlinuz-6.1.", IrqchipKind::Split, 2);
+    }
+
+    #[test]
+    fn debian_6_12_with_one_vcpu_and_a_full_irqchip() {
+        boots("vmlinuz-6.12.", IrqchipKind::Full, 1);
+    }
+
+    #[test]
+    fn debian_6_12_with_two_vcpus_and_a_full_irqchip() {
+        boots("vmlinuz-6.12.", IrqchipKind::Full, 2);
+    }
+
+    #[test]
+    fn debian_6_12_with_one_vcpu_and_a_split_irqchip() {
+        boots("vmlinuz-6.12.", IrqchipKind::Split, 1);
+    }
+
+    #[test]
+    fn debian_6_12_with_two_vcpus_and_a_split_irqchip() {
+        boots("vmlinuz-6.12.", IrqchipKind::Split, 2);
+    }
 }
 
-#[test]
-fn debian_6_1_with_two_vcpus_and_a_full_irqchip() {
-    boots("vmlinuz-6.1.", IrqchipKind::Full, 2);
-}
+/// There is no other irqchip.
+#[cfg(target_arch = "aarch64")]
+mod arm64 {
+    use super::*;
 
-#[test]
-fn debian_6_1_with_one_vcpu_and_a_split_irqchip() {
-    boots("vmlinuz-6.1.", IrqchipKind::Split, 1);
-}
+    #[test]
+    fn debian_6_12_with_one_vcpu() {
+        boots("vmlinuz-6.12.", IrqchipKind::Full, 1);
+    }
 
-#[test]
-fn debian_6_1_with_two_vcpus_and_a_split_irqchip() {
-    boots("vmlinuz-6.1.", IrqchipKind::Split, 2);
-}
-
-#[test]
-fn debian_6_12_with_one_vcpu_and_a_full_irqchip() {
-    boots("vmlinuz-6.12.", IrqchipKind::Full, 1);
-}
-
-#[test]
-fn debian_6_12_with_two_vcpus_and_a_full_irqchip() {
-    boots("vmlinuz-6.12.", IrqchipKind::Full, 2);
-}
-
-#[test]
-fn debian_6_12_with_one_vcpu_and_a_split_irqchip() {
-    boots("vmlinuz-6.12.", IrqchipKind::Split, 1);
-}
-
-#[test]
-fn debian_6_12_with_two_vcpus_and_a_split_irqchip() {
-    boots("vmlinuz-6.12.", IrqchipKind::Split, 2);
+    #[test]
+    fn debian_6_12_with_two_vcpus() {
+        boots("vmlinuz-6.12.", IrqchipKind::Full, 2);
+    }
 }

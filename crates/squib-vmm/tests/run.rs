@@ -104,7 +104,7 @@ fn on_the_platform_nothing_reads_as_ones_and_takes_writes() {
         VmEntry::Resume,
         read(&ONES),
         VmEntry::Resume,
-        VmEntry::Hypercall(-1000_i64 as u64),
+        VmEntry::Resume,
         VmEntry::MsrFault,
         VmEntry::MsrFault,
     ];

@@ -12,6 +12,10 @@ pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     array_at(bytes, offset).map(u32::from_le_bytes)
 }
 
+pub(super) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    array_at(bytes, offset).map(u64::from_le_bytes)
+}
+
 /// A structure of fixed size on its way to guest memory, zero where nothing is put.
 pub(super) struct Structure<const SIZE: usize>(pub(super) [u8; SIZE]);
 

@@ -4,6 +4,7 @@
 //! is a [`BootState`] that the machine gives to its boot vCPU. All of the input is taken to be hostile. See
 //! `docs/design/boot.md`.
 
+pub mod arm64;
 mod bytes;
 mod bzimage;
 mod command_line;
@@ -45,6 +46,8 @@ pub enum ImageKind {
     Elf64,
     /// A 32-bit ELF file.
     Elf32,
+    /// A Linux kernel for aarch64 (Linux, Documentation/arch/arm64/booting.rst).
+    Arm64Image,
     /// No ELF file, but a multiboot 1 header that says where the image goes (Multiboot Specification 0.6.96,
     /// 3.1.3).
     Multiboot,
@@ -60,6 +63,8 @@ pub enum Protocol {
     Linux64,
     /// Multiboot 1: 32-bit protected mode, the information structure in EBX.
     Multiboot,
+    /// Linux's boot protocol on aarch64, the only one there: EL1, a device tree in X0 (Documentation/arch/arm64/booting.rst).
+    Arm64,
     /// None: the image is a ROM, which the processor enters as after reset. Never chosen unasked, and for memory that
     /// has its [`rom::range`].
     Firmware,
@@ -155,6 +160,9 @@ pub fn detect(image: &[u8]) -> Result<ImageKind> {
     if SetupHeader::is_present(image) {
         return Ok(ImageKind::BzImage);
     }
+    if arm64::is_image(image) {
+        return Ok(ImageKind::Arm64Image);
+    }
     if multiboot::Header::find(image).is_some_and(multiboot::Header::has_addresses) {
         return Ok(ImageKind::Multiboot);
     }
@@ -181,7 +189,7 @@ pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> 
     let (protocol, executable) = choose(&kernel, source)?;
     let mut placer = match protocol {
         Protocol::Flat(_) | Protocol::Firmware => Placer::for_flat(memory, &memory_map, source.reserved),
-        Protocol::Pvh | Protocol::Linux64 | Protocol::Multiboot => Placer::new(memory, &memory_map),
+        _ => Placer::new(memory, &memory_map),
     };
     executable.load(&mut placer)?;
     let (registers, system) = match protocol {
@@ -190,6 +198,10 @@ pub fn load(memory: &GuestMemory, source: &BootSource<'_>) -> Result<BootState> 
         Protocol::Multiboot => multiboot::load(&mut placer, &memory_map, source, &executable)?,
         Protocol::Firmware => rom::reset(),
         Protocol::Flat(flat) => flat::load(&mut placer, &memory_map, flat)?,
+        Protocol::Arm64 => {
+            let message = "an x86 guest is not booted by aarch64's protocol";
+            return Err(Error::new(ErrorCode::InvalidArgument, message));
+        }
     };
     Ok(BootState {
         registers,
@@ -215,8 +227,12 @@ impl<'a> Kernel<'a> {
     /// Unpacks a bzImage to at most `limit` bytes; everything else is taken as it is.
     fn open(source: &BootSource<'a>, limit: u64) -> Result<Self> {
         let raw = matches!(source.protocol, Some(Protocol::Flat(_) | Protocol::Firmware));
-        if raw || detect(source.kernel)? != ImageKind::BzImage {
-            return Ok(Self { setup: None, image: Cow::Borrowed(source.kernel) });
+        match if raw { None } else { Some(detect(source.kernel)?) } {
+            Some(ImageKind::BzImage) => {}
+            Some(ImageKind::Arm64Image) => {
+                return Err(format_error("the kernel is for aarch64, and this backend's guests are x86"));
+            }
+            _ => return Ok(Self { setup: None, image: Cow::Borrowed(source.kernel) }),
         }
         let setup = SetupHeader::parse(source.kernel)?;
         let image = unpack::unpack(setup.payload(source.kernel)?, limit)?;
@@ -245,6 +261,9 @@ fn choose<'k>(kernel: &'k Kernel<'_>, source: &BootSource<'_>) -> Result<(Protoc
         Some(Protocol::Flat(flat)) => Ok((Protocol::Flat(flat), flat::executable(image, source, flat)?)),
         Some(Protocol::Firmware) => Ok((Protocol::Firmware, rom::executable(image, source)?)),
         Some(Protocol::Multiboot) => Ok((Protocol::Multiboot, multiboot()?)),
+        Some(Protocol::Arm64) => {
+            Err(Error::new(ErrorCode::InvalidArgument, "an x86 guest is not booted by aarch64's protocol"))
+        }
         Some(protocol) => Ok((protocol, elf::parse(image)?)),
         None if !image.starts_with(b"\x7fELF") => Ok((Protocol::Multiboot, multiboot()?)),
         None => {

@@ -23,6 +23,8 @@ pub enum Part {
     BootInfo,
     /// The memory map of PVH and multiboot.
     MemoryMap,
+    /// The device tree.
+    DeviceTree,
     /// The global descriptor table.
     Gdt,
     /// Identity-mapping page tables.
@@ -39,6 +41,7 @@ impl fmt::Display for Part {
             Self::CommandLine => "the command line",
             Self::BootInfo => "boot information",
             Self::MemoryMap => "the memory map",
+            Self::DeviceTree => "the device tree",
             Self::Gdt => "the GDT",
             Self::PageTables => "page tables",
             Self::Stack => "the stack",
