@@ -24,6 +24,10 @@ test-crate crate *filter:
 rig *args:
     node scripts/rig.mjs {{args}}
 
+# The same on aarch64, on a Linux for it inside of an emulator: `just rig-arm64 --boots 10`; scripts/rig-arm64.mjs says how.
+rig-arm64 *args:
+    node scripts/rig-arm64.mjs {{args}}
+
 # Put all code into its normal form.
 fmt:
     cargo fmt

@@ -22,6 +22,9 @@ use crate::shared::{Shared, attention};
 /// Guest instructions between two looks at the clock and at requests of other threads.
 const QUANTUM: i64 = 4096;
 
+/// `-KVM_ENOSYS`, by which a guest learns that there is no such hypercall (Linux, include/uapi/linux/kvm_para.h).
+const NO_SUCH_HYPERCALL: u64 = -1000_i64 as u64;
+
 /// Pages of code that were written from outside, as `(guest-physical address)`.
 pub(crate) type WrittenCode = Mutex<Vec<u64>>;
 
@@ -76,7 +79,7 @@ impl SoftVcpu {
                 self.cpu.replay.complete(little_endian(data));
             }
             (Waiting::Hypercall, VmEntry::Hypercall(value)) => self.cpu.state.r[0] = *value,
-            (Waiting::Hypercall, VmEntry::Resume) => {}
+            (Waiting::Hypercall, VmEntry::Resume) => self.cpu.state.r[0] = NO_SUCH_HYPERCALL,
             (_, VmEntry::Resume | VmEntry::Complete(None)) => return Ok(()),
             _ => return bad("the last exit does not wait for this answer"),
         }

@@ -12,8 +12,8 @@ use squib_core::{
 };
 
 #[cfg(doc)]
-use crate::boot::{self, Protocol};
-use crate::boot::{BootInfo, BootSource};
+use crate::boot;
+use crate::boot::{BootInfo, BootSource, Protocol};
 use crate::bus::Bus;
 use crate::console::{Console, ConsoleListener};
 use crate::device::Host;
@@ -223,8 +223,11 @@ impl Machine {
     /// Puts the device on the board that kvm-unit-tests' programs look for: [`squib_devices::test_device`].
     ///
     /// # Errors
-    /// [`ErrorCode::DeviceOverlap`] where another device is in its place.
+    /// [`ErrorCode::DeviceOverlap`] where another device is in its place, [`ErrorCode::Unsupported`] on aarch64.
     pub fn add_test_device(&self) -> Result<()> {
+        if self.boot.protocol == Protocol::Arm64 {
+            return Err(Error::new(ErrorCode::Unsupported, "the test device is for PCs"));
+        }
         test_device::map(&self.lines, &self.ports, &self.memory)
     }
 

@@ -1,4 +1,5 @@
 //! The machine on real backends, with the small guests of squib-guests. KVM is skipped out loud where there is none.
+#![cfg(target_arch = "x86_64")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Kernel loaders, from outside: images built here, images that Debian ships, and images that are broken.
 #![allow(clippy::print_stderr, reason = "a test that skips itself says so")]
 
+mod arm64;
 mod bzimage;
 mod debian;
 mod elf;
