@@ -79,10 +79,13 @@ function count(output) {
  */
 export function prepare(runner, kind, variable, trial) {
   if (!existsSync(runner)) skip(`there is none at ${rig}; set SQUIB_RIG to its folder`);
-  const configuration = () => (existsSync(`${base}/rig.conf`) ? readFileSync(`${base}/rig.conf`, 'utf8') : '');
+  const configuration = () =>
+    existsSync(`${base}/rig.conf`) ? readFileSync(`${base}/rig.conf`, 'utf8') : '';
   if (!configuration().includes(`${variable}=`)) {
-    // Setting one up forgets what is not named.
-    const { status, stderr } = run(`${rig}/setup.sh`, ['x86', ...(kind === 'x86' ? [] : [kind])], { timeout: 180_000 });
+    // Setting one up forgets what is not named, so x86 is always.
+    const { status, stderr } = run(`${rig}/setup.sh`, ['x86', ...(kind === 'x86' ? [] : [kind])], {
+      timeout: 180_000,
+    });
     if (status !== 0) skip(`it cannot be set up: ${lastLine(stderr)}`);
   }
   const { status, stdout, stderr } = run(runner, ['-t', '60', ...trial], { timeout: 70_000 });

@@ -70,6 +70,18 @@ fn read(bytes: &[u8]) -> VmEntry {
     VmEntry::Read(ExitData::from_slice(bytes))
 }
 
+/// `-KVM_ENOSYS` is what KVM's guests take for that.
+#[test]
+fn a_hypercall_that_nobody_answers_does_not_exist() {
+    // `vmcall; hlt`.
+    for (entry, result) in [(VmEntry::Resume, -1000_i64 as u64), (VmEntry::Hypercall(7), 7)] {
+        let mut s = start_bytes(vec![0x0f, 0x01, 0xc1, 0xf4]);
+        assert!(matches!(s.run(VmEntry::Resume), VmExit::Hypercall { .. }));
+        assert!(matches!(s.run(entry), VmExit::Hlt));
+        assert_eq!(s.rax(), result);
+    }
+}
+
 #[test]
 fn an_answer_that_does_not_fit_changes_nothing() {
     let mut s = start(|a| {
