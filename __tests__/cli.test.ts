@@ -138,6 +138,14 @@ describe('squib run', () => {
     },
   );
 
+  test('--stats counts accesses to model-specific registers that do not exist', async () => {
+    // mov ecx, 0xdeadbeef; rdmsr, which raises #GP, and there is nobody to take it
+    const kernel = program('unknown-msr', [0xb9, 0xef, 0xbe, 0xad, 0xde, 0x0f, 0x32]);
+    const { status, err } = await squib(['run', '--kernel', kernel, '--backend', 'soft', '--stats=json']);
+    expect(JSON.parse(err.trim().split('\n').at(-1) ?? '').unknownMsrs).toBe(1);
+    expect(status).toBe(14);
+  });
+
   test('ends without a word when its reader goes away', async () => {
     const child = spawn(process.execPath, [CLI, 'run', '--backend', 'soft', '--memory', '16M']);
     let err = '';

@@ -331,6 +331,8 @@ export interface MachineStats {
   devices: Array<DeviceAccesses>
   /** Accesses that met no device. */
   openBus: number
+  /** Accesses to model-specific registers that do not exist, up to the end of the last run; each raised #GP(0). */
+  unknownMsrs: number
   /** Guest instructions up to the end of the last run, where the backend counts them. */
   instructions?: bigint
   /** Milliseconds from the machine's creation to the first byte on the console. */

@@ -30,6 +30,7 @@ export function statsText(machine: Machine, outcome: Outcome, seconds: number): 
     ['user space', time(stats.userspaceMs)],
     ['guest instructions', instructions(stats, seconds)],
     ['accesses to no device', String(stats.openBus)],
+    ['accesses to unknown MSRs', String(stats.unknownMsrs)],
   ];
   const exits = Object.entries(stats.exits).map(([kind, count]) => [kind, String(count)]);
   const used = stats.devices.filter((device) => device.reads + device.writes > 0);

@@ -252,6 +252,11 @@ pub trait Vcpu: Send {
         None
     }
 
+    /// Accesses so far to model-specific registers that do not exist, which raised #GP(0) and made no exit.
+    fn unknown_msrs(&self) -> u64 {
+        0
+    }
+
     /// After [`VmExit::Hlt`]: when the vCPU's own timer will fire, on [`VmConfig::clock`]; `None` when no
     /// timer is armed.
     fn idle_deadline_ns(&self) -> Option<u64> {

@@ -116,6 +116,8 @@ pub struct MachineStats {
     pub devices: Vec<DeviceAccesses>,
     /// Accesses that met no device.
     pub open_bus: f64,
+    /// Accesses to model-specific registers that do not exist, up to the end of the last run; each raised #GP(0).
+    pub unknown_msrs: f64,
     /// Guest instructions up to the end of the last run, where the backend counts them.
     pub instructions: Option<BigInt>,
     /// Milliseconds from the machine's creation to the first byte on the console.
@@ -447,6 +449,7 @@ impl NativeMachine {
                 exits: stats.exits.into_iter().map(|(kind, count)| (kind.name(), count as f64)).collect(),
                 devices: ports.chain(memory).collect(),
                 open_bus: stats.open_bus as f64,
+                unknown_msrs: stats.unknown_msrs as f64,
                 instructions: stats.instructions.map(Into::into),
                 first_output_ms: stats.first_output_ns.map(ms),
                 userspace_ms: stats.userspace_ns.map(ms),

@@ -445,6 +445,10 @@ impl Vcpu for SoftVcpu {
         Some(self.cpu.instructions())
     }
 
+    fn unknown_msrs(&self) -> u64 {
+        self.cpu.unknown_msrs
+    }
+
     fn idle_deadline_ns(&self) -> Option<u64> {
         self.cpu.platform.deadline
     }

@@ -268,6 +268,7 @@ impl Machine {
             ports: device_counts(&self.ports),
             memory: device_counts(&self.memory),
             open_bus: self.vcpus.iter().map(|v| v.counts().open_bus()).sum(),
+            unknown_msrs: self.vcpus.iter().map(SharedVcpu::unknown_msrs).sum(),
             instructions: self.vcpus.iter().map(SharedVcpu::instructions).sum(),
             first_output_ns: since(seen.first_output_ns),
             userspace_ns: since(seen.userspace_ns),

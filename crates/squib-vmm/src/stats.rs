@@ -86,6 +86,8 @@ pub struct Stats {
     pub memory: Vec<DeviceCount>,
     /// Accesses that met no device.
     pub open_bus: u64,
+    /// Accesses to model-specific registers that do not exist, up to the end of the last run; each raised #GP(0).
+    pub unknown_msrs: u64,
     /// Guest instructions up to the end of the last run, where the backend counts them.
     pub instructions: Option<u64>,
     /// Nanoseconds from the machine's creation to the first byte on the console.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use squib_core::{CancelHandle, Error, ErrorCode, Result, Vcpu, VmEntry};
+use squib_core::{CancelHandle, Error, ErrorCode, ExitKind, Result, Vcpu, VmEntry};
 
 use crate::device::Host;
 use crate::run::{Stop, VcpuLoop};
@@ -18,6 +18,8 @@ pub struct SharedVcpu {
     counts: Arc<ExitCounts>,
     /// As of the last return from the guest; [`NOT_COUNTED`] where the backend does not count.
     instructions: AtomicU64,
+    /// As of the last return from the guest.
+    unknown_msrs: AtomicU64,
 }
 
 const NOT_COUNTED: u64 = u64::MAX;
@@ -35,6 +37,7 @@ impl SharedVcpu {
             closed: AtomicBool::new(false),
             counts,
             instructions: AtomicU64::new(instructions.unwrap_or(NOT_COUNTED)),
+            unknown_msrs: AtomicU64::new(0),
         }
     }
 
@@ -51,7 +54,9 @@ impl SharedVcpu {
     pub fn run(&self, entry: VmEntry, host: &mut dyn Host) -> Result<Stop> {
         self.with_loop(|inner| {
             let stop = inner.run(entry, host);
-            self.instructions.store(inner.vcpu().instructions().unwrap_or(NOT_COUNTED), Ordering::Relaxed);
+            let vcpu = inner.vcpu();
+            self.instructions.store(vcpu.instructions().unwrap_or(NOT_COUNTED), Ordering::Relaxed);
+            self.unknown_msrs.store(vcpu.unknown_msrs(), Ordering::Relaxed);
             stop
         })
     }
@@ -90,6 +95,13 @@ impl SharedVcpu {
     /// Guest instructions executed up to the end of the last run, where the backend counts them.
     pub fn instructions(&self) -> Option<u64> {
         Some(self.instructions.load(Ordering::Relaxed)).filter(|n| *n != NOT_COUNTED)
+    }
+
+    /// Accesses to model-specific registers that do not exist, up to the end of the last run: those that made an exit, and
+    /// those that the backend answered with #GP itself.
+    pub fn unknown_msrs(&self) -> u64 {
+        let exits = [ExitKind::MsrRead, ExitKind::MsrWrite].map(|kind| self.counts.get(kind));
+        self.unknown_msrs.load(Ordering::Relaxed) + exits.iter().sum::<u64>()
     }
 
     fn with_loop<R>(&self, f: impl FnOnce(&mut VcpuLoop) -> Result<R>) -> Result<R> {
