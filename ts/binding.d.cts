@@ -176,7 +176,7 @@ export type BackendKind = 'kvm' | 'soft'
 
 /** What was loaded. */
 export interface BootReport {
-  /** By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware` or `flat`. */
+  /** By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware`, `flat` or `arm64`. */
   protocol: string
   /** Guest-physical address of the first instruction. */
   entry: bigint
@@ -210,7 +210,10 @@ export interface DebugRegisters {
   dr7: bigint
 }
 
-/** The kernel command line when nobody asks for another. */
+/**
+ * The kernel command line when nobody asks for another. On an aarch64 host it is for either board: KVM's guests are aarch64
+ * there and the soft backend's x86.
+ */
 export declare const DEFAULT_COMMAND_LINE: string
 
 /** GDTR or IDTR. */

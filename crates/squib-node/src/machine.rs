@@ -131,7 +131,7 @@ pub struct MachineStats {
 /// What was loaded.
 #[napi(object, object_from_js = false)]
 pub struct BootReport {
-    /// By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware` or `flat`.
+    /// By which protocol the guest is entered: `pvh`, `linux64`, `multiboot`, `firmware`, `flat` or `arm64`.
     pub protocol: &'static str,
     /// Guest-physical address of the first instruction.
     pub entry: BigInt,
@@ -141,9 +141,14 @@ pub struct BootReport {
     pub unpacked_size: f64,
 }
 
-/// The kernel command line when nobody asks for another.
+/// The kernel command line when nobody asks for another. On an aarch64 host it is for either board: KVM's guests are aarch64
+/// there and the soft backend's x86.
 #[napi]
-pub const DEFAULT_COMMAND_LINE: &str = squib_vmm::linux::COMMAND_LINE;
+pub const DEFAULT_COMMAND_LINE: &str = if cfg!(target_arch = "aarch64") {
+    squib_vmm::linux::COMMAND_LINE_EITHER
+} else {
+    squib_vmm::linux::COMMAND_LINE
+};
 
 type Created = Either<NativeMachine, ErrorValue>;
 type Ended = Either<JsOutcome, ErrorValue>;
@@ -428,6 +433,7 @@ impl NativeMachine {
                     Protocol::Linux64 => "linux64",
                     Protocol::Multiboot => "multiboot",
                     Protocol::Firmware => "firmware",
+                    Protocol::Arm64 => "arm64",
                     _ => "flat",
                 },
                 entry: info.entry.into(),

@@ -19,6 +19,9 @@ pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=a cryptomgr.notest
 /// The same on the board for aarch64, whose console is a PL011; it resets by PSCI.
 pub const COMMAND_LINE_ARM64: &str = "console=ttyAMA0 panic=-1 cryptomgr.notests";
 
+/// One that does on both boards: Linux passes over a console that is not there, and over x86's ways to reset.
+pub const COMMAND_LINE_EITHER: &str = "console=ttyS0 console=ttyAMA0 panic=-1 reboot=a cryptomgr.notests";
+
 /// The command line when nobody asks for another.
 pub const fn command_line(architecture: Architecture) -> &'static str {
     match architecture {
