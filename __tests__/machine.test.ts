@@ -266,6 +266,8 @@ describe('bad input', () => {
     ['no kernel', { kernel: undefined }, 'ERR_INVALID_ARGUMENT'],
     ['a kernel that is not there', { kernel: '/nonexistent/vmlinuz' }, 'ERR_INVALID_ARGUMENT'],
     ['an initrd that is not there', { initrd: '/nonexistent' }, 'ERR_INVALID_ARGUMENT'],
+    ['a kernel without an end', { kernel: '/dev/zero' }, 'ERR_IMAGE_TOO_LARGE'],
+    ['a folder as a kernel', { kernel: __dirname }, 'ERR_INVALID_ARGUMENT'],
     ['an empty kernel', { kernel: new Uint8Array() }, 'ERR_IMAGE_FORMAT'],
     ['noise as a kernel', { kernel: new Uint8Array(5000).fill(0xa5) }, 'ERR_IMAGE_FORMAT'],
     ['half a kernel', { kernel: readFileSync(HELLO).subarray(0, 100) }, 'ERR_IMAGE_FORMAT'],

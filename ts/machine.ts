@@ -1,7 +1,7 @@
 /** A virtual PC that boots a kernel. */
 import './dispose.js';
 import { EventEmitter } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { type Address, byteArray, byteSize, object, u32 } from './arguments.js';
 import { type BackendChoice, type ChosenBackend, chooseBackend } from './backend.js';
 import type { BootReport, MachineStats, NativeMachine, OutcomeKind } from './binding.cjs';
@@ -277,13 +277,34 @@ function isTimeout(signal: AbortSignal | undefined): boolean {
   return (signal?.reason as { name?: unknown } | undefined)?.name === 'TimeoutError';
 }
 
+/** The most that is taken from what is no file, such as a pipe: it may never end. */
+const MAX_STREAM = 256 << 20;
+
+async function readImage(image: string | URL): Promise<Uint8Array> {
+  await using file = await open(image);
+  if ((await file.stat()).isFile()) return await file.readFile();
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of file.createReadStream({ autoClose: false })) {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length > MAX_STREAM)
+      throw new SquibError(
+        'ERR_IMAGE_TOO_LARGE',
+        `${String(image)} does not end within 256 MiB; give a file`,
+      );
+  }
+  return Buffer.concat(chunks, length);
+}
+
 async function imageBytes(image: Image | undefined, what: string): Promise<Uint8Array> {
   if (ArrayBuffer.isView(image)) return byteArray(image as Uint8Array, `the ${what}`);
   if (typeof image !== 'string' && !(image instanceof URL))
     invalid(`the ${what} must be a path, a file URL or bytes`);
   try {
-    return await readFile(image);
+    return await readImage(image);
   } catch (error) {
+    if (error instanceof SquibError) throw error;
     throw new SquibError(
       'ERR_INVALID_ARGUMENT',
       `cannot read the ${what} ${String(image)}: ${(error as Error).message}`,
