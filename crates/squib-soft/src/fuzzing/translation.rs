@@ -130,8 +130,12 @@ impl Run {
         let at = table + (u64::from(input.byte()) & 3) * self.mode.entry_size();
         let before: Vec<_> = self.mode.pages().map(|addr| (addr, self.mapping(addr))).collect();
         self.put(at, self.mode.entry_size(), self.entry(level, input));
+        if level == 3 && self.mode == Mode::Pae {
+            // Until then the processor goes by what it has loaded before.
+            self.reload_cr3();
+        }
         let by_page = input.byte();
-        let (mut done, mut reload) = (Vec::new(), level == 3 && self.mode == Mode::Pae);
+        let (mut done, mut reload) = (Vec::new(), false);
         for (addr, page) in before {
             let Some(page) = page else { continue };
             let origin = addr >> page.shift << page.shift;
@@ -147,8 +151,13 @@ impl Run {
             }
         }
         if reload {
-            self.as_supervisor(|cpu| control::mov_to(cpu, 3, cpu.state.cr3));
+            self.reload_cr3();
         }
+    }
+
+    /// Loads CR3 with what it holds, which global pages outlast.
+    fn reload_cr3(&mut self) {
+        self.as_supervisor(|cpu| control::mov_to(cpu, 3, cpu.state.cr3));
     }
 
     /// An entry for `level`: absent, of a table of the level below, or of a page.
