@@ -63,6 +63,21 @@ impl Bench {
         Ok(Self { host: Host::new()?, soft: soft_guests()? })
     }
 
+    /// Starts all three on one of the processors that this thread may use, and keeps the thread there.
+    ///
+    /// # Errors
+    /// Why the host cannot be used.
+    pub fn settled(number: usize) -> Result<Self, String> {
+        // The host's process is forked from here and stays on the same processor: handing the turn over is then a
+        // switch of context, not an interrupt to another processor.
+        let limit = host::settle(number);
+        let mut bench = Self::new()?;
+        for guest in &mut bench.soft {
+            guest.number_processor(limit).map_err(|e| e.to_string())?;
+        }
+        Ok(bench)
+    }
+
     /// Runs `case` on each.
     pub fn run(&mut self, case: &Case) -> Verdict {
         // The interpreter counts instructions, so it tells at once, and for nothing, that a case is endless.

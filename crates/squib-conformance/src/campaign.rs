@@ -45,8 +45,10 @@ pub struct Tally {
     pub instructions: u64,
     /// Cases that ended in an exception other than the breakpoint after the last instruction.
     pub faults: u64,
-    /// Cases that do not end, or call the kernel.
+    /// Cases that could not be compared.
     pub skipped: u64,
+    /// Those of them that do not end; the others call the kernel.
+    pub endless: u64,
     /// Mismatches, by what they are about.
     pub findings: BTreeMap<String, Finding>,
     /// Mismatches of further kinds.
@@ -81,6 +83,7 @@ impl Tally {
         self.instructions += other.instructions;
         self.faults += other.faults;
         self.skipped += other.skipped;
+        self.endless += other.endless;
     }
 }
 
@@ -132,10 +135,7 @@ impl Campaign<'_> {
     }
 
     fn work(&self, number: usize) -> Result<Tally, String> {
-        // The host's process is forked from here and stays on the same processor: handing the turn over is then a
-        // switch of context, not an interrupt to another processor.
-        host::settle(number);
-        let mut bench = Bench::new()?;
+        let mut bench = Bench::settled(number)?;
         let mut tally = Tally::default();
         loop {
             let first = self.next.fetch_add(CHUNK, Ordering::Relaxed);
@@ -155,8 +155,9 @@ impl Campaign<'_> {
             return;
         }
         match bench.run(&case) {
-            Verdict::Skipped(_) => {
+            Verdict::Skipped(why) => {
                 tally.skipped += 1;
+                tally.endless += u64::from(why == host::Failure::Endless);
                 return;
             }
             Verdict::Same(outcome) => {

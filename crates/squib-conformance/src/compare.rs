@@ -4,7 +4,7 @@ use iced_x86::{Mnemonic as M, OpKind};
 
 use crate::case::{Case, differences, event_text};
 use crate::forms;
-use crate::layout::Mode;
+use crate::layout::{self, Mode};
 use crate::state::{Event, Field, Outcome, State, fx};
 use crate::undefined;
 
@@ -24,6 +24,9 @@ const KERNEL: u64 = (1 << 47) - 4096;
 /// RFLAGS without those that are undefined.
 const FLAGS: u64 = 0x3f_ffff;
 
+/// RFLAGS.AC.
+const ALIGNMENT_CHECK: u64 = 1 << 18;
+
 /// Units in the last place by which two processors' transcendental functions may differ: each errs by at most 1 where it
 /// rounds to nearest, and by 1.5 elsewhere (Intel SDM vol. 1, 8.3.10).
 const ULPS: u128 = 3;
@@ -41,17 +44,19 @@ fn stores_environment(m: M) -> bool {
 struct Latitude {
     /// FOP, FIP and FDP.
     pointers: bool,
-    /// Memory: those have been stored, or PUSHA, a far CALL or an 80-bit store has come half-way before its fault.
+    /// Memory: those have been stored, or PUSHA or a far CALL has come half-way before its fault.
     memory: bool,
     /// Which byte of a long operand, or of several, a page fault names.
     address: bool,
+    /// Which exception an address raises that is not aligned.
+    alignment: bool,
     /// The x87 unit's TOP and tags, where a store of an MMX register faults.
     x87: bool,
     /// The last digits of x87's results.
     digits: bool,
     /// General registers: POPA has come half-way before its fault.
     popped: bool,
-    /// x87 and SSE: XRSTOR has come half-way before its fault.
+    /// x87 and SSE: XRSTOR, FLDENV or FRSTOR has come half-way before its fault.
     restored: bool,
 }
 
@@ -68,8 +73,14 @@ impl Latitude {
                 latitude.address = matches!(len, 14 | 28 | 94 | 108 | 512)
                     || forms::is_xsave(i.mnemonic())
                     || forms::is_far(i.code());
-                latitude.memory |= len == 10;
-                latitude.restored = matches!(i.mnemonic(), M::Xrstor | M::Xrstor64);
+                latitude.alignment =
+                    forms::stores_float_state(i.mnemonic()) && expected.state.rflags & ALIGNMENT_CHECK != 0;
+                latitude.restored = match i.mnemonic() {
+                    M::Xrstor | M::Xrstor64 => true,
+                    // Pages are checked before anything is loaded, and the segment's limit is not.
+                    M::Fldenv | M::Frstor => expected.event.vector() != Some(14),
+                    _ => false,
+                };
                 latitude.popped = matches!(i.mnemonic(), M::Popa | M::Popad);
                 latitude.memory |= matches!(i.mnemonic(), M::Pusha | M::Pushad) || forms::is_far(i.code());
                 latitude.x87 = stores && (0..i.op_count()).any(|n| i.op_register(n).is_mm());
@@ -93,6 +104,10 @@ impl Latitude {
             if self.address {
                 *y = *x;
             }
+        }
+        // FXSAVE and its kin may raise #AC or #GP(0) for an address that is not aligned (Intel SDM vol. 2, "FXSAVE").
+        if self.alignment && matches!((a.vector(), b.vector()), (Some(13), Some(17)) | (Some(17), Some(13))) {
+            b = a;
         }
         let is_beyond = |e: Event| match e {
             Event::Exception { vector: 14, address, .. } => address >= KERNEL - 512,
@@ -137,13 +152,37 @@ fn close(a: u128, b: u128) -> bool {
         let (exponent, significand) = (x >> 64 & 0x7fff, x & u128::from(u64::MAX));
         (exponent != 0x7fff).then_some(exponent << 63 | significand & u128::from(u64::MAX >> 1))
     }
+    /// What an unmasked underflow adds to the exponent (Intel SDM vol. 1, 8.5.5). Of the least normal numbers, processors' last
+    /// digits decide whether they are underflows.
+    const BIAS: u128 = 24_576 << 63;
     let (Some(x), Some(y)) = (order(a), order(b)) else { return false };
-    a >> 79 & 1 == b >> 79 & 1 && x.abs_diff(y) <= ULPS
+    let near = |x: u128, y: u128| x.abs_diff(y) <= ULPS;
+    a >> 79 & 1 == b >> 79 & 1 && (near(x, y) || near(x + BIAS, y) || near(x, y + BIAS))
+}
+
+/// Whether a repeated store may have run on behind a change of its own code. Processors store groups of elements of long
+/// strings before they look (Intel SDM vol. 1, 7.3.9.3 "Fast-String Operation"); squib's looks after each element.
+fn outruns_its_code(case: &Case, expected: &Outcome) -> bool {
+    /// Elements of a string that is long: the least that a group can have.
+    const GROUP: u64 = 64;
+    let bytes = case.bytes();
+    let stores = |m| {
+        matches!(m, M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq)
+    };
+    let is_changed = |(i, byte): (u64, &u8)| {
+        layout::offset(case.state.rip.wrapping_add(i)).is_some_and(|at| expected.memory[at] != *byte)
+    };
+    case.state.gpr[1] >= GROUP
+        && case.decoder(&bytes).into_iter().any(|i| i.has_rep_prefix() && stores(i.mnemonic()))
+        && (0..).zip(&bytes).any(is_changed)
 }
 
 /// The differences between `expected` and `got`, but for what is undefined.
 pub fn compare(case: &Case, expected: &Outcome, got: &Outcome) -> Vec<Difference> {
     let mut out = Vec::new();
+    if outruns_its_code(case, expected) {
+        return out;
+    }
     let mut note = |what: &str, how: String| out.push(Difference { what: what.to_owned(), how });
     let latitude = Latitude::of(case, expected, got);
     let (a, b) = latitude.events(case, expected.event, got.event);
@@ -174,12 +213,27 @@ pub fn compare(case: &Case, expected: &Outcome, got: &Outcome) -> Vec<Difference
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::Test;
+
+    #[test]
+    fn only_long_strings_outrun_their_code() {
+        for (text, outruns) in [
+            ("code=f3aa.90 rcx=200 rax=90 rdi=20001000 => 20001100=9090", true),
+            ("code=f3aa.90 rcx=20 rax=90 rdi=20001000 => 20001100=9090", false),
+            ("code=f3aa.90 rcx=200 rax=90 rdi=20001000 => 20001000=9090", false),
+            ("code=f3ae.90 rcx=200 rax=90 rdi=20001000 => 20001100=9090", false),
+        ] {
+            let test: Test = text.parse().unwrap();
+            assert_eq!(outruns_its_code(&test.case, &test.expected.unwrap().outcome), outruns, "{text}");
+        }
+    }
 
     #[test]
     fn numbers_are_close_across_powers_of_two() {
         let one = 0x3fff_8000_0000_0000_0000;
         let below_one = 0x3ffe_ffff_ffff_ffff_ffff;
         assert!(close(one, below_one) && close(one, one + 3) && close(below_one, one + 2));
+        assert!(close(0x0001_8000_0000_0000_0000, 0x6000_ffff_ffff_ffff_ffff), "one of them underflows");
         assert!(
             !close(one, one + 4) && !close(one, one | 1 << 79) && !close(one, 0x7fff_8000_0000_0000_0000)
         );

@@ -145,6 +145,18 @@ impl Guest {
         })
     }
 
+    /// Makes `limit` the limit of the segment that tells the processor's number.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn number_processor(&mut self, limit: u32) -> Result<()> {
+        let limit = u64::from(limit);
+        let entry = PROCESSOR_NUMBER | limit & 0xffff | (limit >> 16 & 15) << 48;
+        let at = phys::GDT + u64::from(selector::CPU_NUMBER & !7);
+        self.supervisor[at as usize..at as usize + 8].copy_from_slice(&entry.to_le_bytes());
+        self.memory.write(at, &entry.to_le_bytes())
+    }
+
     /// Runs `case`.
     ///
     /// # Errors
@@ -317,9 +329,12 @@ fn global_descriptors() -> [u64; 16] {
     gdt[tss..tss + 2].copy_from_slice(&system_descriptor(SUPERVISOR + phys::TSS, 0x67, 0xb));
     let ldt = at(selector::LDT);
     gdt[ldt..ldt + 2].copy_from_slice(&system_descriptor(SUPERVISOR + phys::LDT, LDT_LIMIT, 2));
-    gdt[at(selector::CPU_NUMBER)] = 0x0040_f500_0000_0000;
+    gdt[at(selector::CPU_NUMBER)] = PROCESSOR_NUMBER;
     gdt
 }
+
+/// Descriptor of the segment whose limit is the processor's number, for number 0.
+const PROCESSOR_NUMBER: u64 = 0x0040_f500_0000_0000;
 
 const LDT_LIMIT: u64 = (8 * LDT.len() - 1) as u64;
 

@@ -58,7 +58,7 @@ impl Report {
         out
     }
 
-    fn totals(&self) -> [(&'static str, u64); 8] {
+    fn totals(&self) -> [(&'static str, u64); 9] {
         let t = &self.tally;
         let covered = self.forms.len() - self.uncovered().len();
         let fewest = self.forms.iter().map(|f| self.count(f)).filter(|n| *n > 0).min().unwrap_or(0);
@@ -68,6 +68,7 @@ impl Report {
             ("fewest_cases_of_a_form", fewest),
             ("cases", t.compared),
             ("skipped", t.skipped),
+            ("skipped_as_endless", t.endless),
             ("instructions", t.instructions),
             ("faults", t.faults),
             ("mismatches", t.mismatches()),

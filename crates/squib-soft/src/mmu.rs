@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use squib_core::memory::Region;
 use squib_core::x86::bits::{CR0_AM, CR0_EM, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT, RFLAGS_AC};
-use squib_x86::address::linear;
+use squib_x86::address::{linear, linear_aligned};
 use squib_x86::state::sreg;
 use squib_x86::system::debug::{self, Watched};
 use squib_x86::system::is_canonical;
@@ -122,10 +122,7 @@ impl Cpu {
 
     /// Loads 16 bytes.
     #[inline(always)]
-    pub(crate) fn load128(&mut self, addr: u64, aligned: bool) -> Result<u128, Halted> {
-        if aligned && addr & 15 != 0 {
-            return Err(self.halt(Stop::Fault(Exception::GP0)));
-        }
+    pub(crate) fn load128(&mut self, addr: u64) -> Result<u128, Halted> {
         if let Some(host) = self.host_for_read(addr, 16) {
             // SAFETY: `host_for_read` has found 16 bytes of RAM.
             return Ok(u128::from_le(unsafe { host.cast::<u128>().read_unaligned() }));
@@ -135,10 +132,7 @@ impl Cpu {
 
     /// Stores 16 bytes.
     #[inline(always)]
-    pub(crate) fn store128(&mut self, addr: u64, aligned: bool, v: u128) -> Result<(), Halted> {
-        if aligned && addr & 15 != 0 {
-            return Err(self.halt(Stop::Fault(Exception::GP0)));
-        }
+    pub(crate) fn store128(&mut self, addr: u64, v: u128) -> Result<(), Halted> {
         if let Some(host) = self.host_for_write(addr, 16) {
             // SAFETY: `host_for_write` has found 16 bytes of RAM.
             unsafe { host.cast::<u128>().write_unaligned(v.to_le()) };
@@ -443,6 +437,11 @@ impl Cpu {
     /// The linear address of `len` bytes at `offset` of a segment.
     pub(crate) fn segmented(&mut self, seg: u8, offset: u64, len: u64, write: bool) -> Result<u64, Halted> {
         linear(&self.state, seg, offset, len, write).map_err(|e| self.halt(Stop::Fault(e)))
+    }
+
+    /// The linear address of 16 aligned bytes at `offset` of a segment.
+    pub(crate) fn segmented_aligned(&mut self, seg: u8, offset: u64, write: bool) -> Result<u64, Halted> {
+        linear_aligned(&self.state, seg, offset, write).map_err(|e| self.halt(Stop::Fault(e)))
     }
 
     /// Pushes on a stack that is not flat.

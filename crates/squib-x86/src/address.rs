@@ -44,3 +44,18 @@ pub fn linear(state: &CpuState, seg: u8, offset: u64, len: u64, write: bool) -> 
     }
     Ok(s.base.wrapping_add(offset) & 0xffff_ffff)
 }
+
+/// The linear address of 16 bytes that have to be aligned. Alignment comes before the limit of a segment and before the form of
+/// the address: #GP(0), for a stack segment too.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_aligned(state: &CpuState, seg: u8, offset: u64, write: bool) -> Result<u64, Exception> {
+    let index = usize::from(seg).min(sreg::GS);
+    let has_base = state.mode != CodeMode::Bits64 || index >= sreg::FS;
+    let base = if has_base { state.seg[index].base } else { 0 };
+    if base.wrapping_add(offset) & 15 != 0 {
+        return Err(Exception::GP0);
+    }
+    linear(state, seg, offset, 16, write)
+}

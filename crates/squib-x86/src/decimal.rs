@@ -7,7 +7,7 @@ use squib_core::x86::bits::*;
 use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
 use crate::flags::{FlagOp, LazyFlags};
-use crate::helper::linear;
+use crate::helper::linear_part;
 use crate::insn::{Insn, Operand};
 use crate::size::Size;
 
@@ -72,12 +72,14 @@ pub fn bound<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let (Operand::Reg(index), Operand::Mem(m)) = (i.ops[0], i.ops[1]) else {
         return Err(Exception::UD.into());
     };
-    let addr = linear(env, &m, 2 * i.size.bytes(), false)?;
     let signed = |v: u64| i.size.sext(v) as i64;
     let index = signed(env.state_ref().r[usize::from(index & 15)]);
+    let mut bound = |at: u64| {
+        let addr = linear_part(env, &m, at, i.size.bytes(), false)?;
+        env.read(addr, i.size, Rights::Current).map(signed)
+    };
     // The upper bound is not read where the lower one decides.
-    let inside = signed(env.read(addr, i.size, Rights::Current)?) <= index
-        && index <= signed(env.read(addr.wrapping_add(i.size.bytes()), i.size, Rights::Current)?);
+    let inside = bound(0)? <= index && index <= bound(i.size.bytes())?;
     if inside { Ok(()) } else { Err(Exception::BR.into()) }
 }
 

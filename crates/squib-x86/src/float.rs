@@ -8,11 +8,12 @@ use crate::env::{Env, Rights};
 use crate::fault::{Exception, Stop};
 use crate::flags::LazyFlags;
 use crate::fp::mxcsr::Mxcsr;
-use crate::helper::{linear, linear_aligned, offset, set};
+use crate::helper::{linear, linear_aligned, linear_part, offset, set};
 use crate::insn::{Insn, MemRef, Operand};
 use crate::simd::{sha256_rounds, text};
 use crate::size::Size;
 use crate::state::{CodeMode, sreg};
+use crate::system::is_canonical;
 use crate::x87::image::{Layout, MAX_SIZE};
 use crate::x87::{Output, X87, X87Insn, X87Op, form};
 
@@ -102,33 +103,43 @@ fn widest(bytes: usize) -> Size {
     }
 }
 
-fn read_bytes<E: Env + ?Sized>(env: &mut E, addr: u64, out: &mut [u8]) -> Result<(), Stop> {
-    let mut at = addr;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let size = widest(rest.len());
-        let v = env.read(at, size, Rights::Current)?;
-        let (head, tail) = rest.split_at_mut(size.bytes() as usize);
-        head.copy_from_slice(&v.to_le_bytes()[..head.len()]);
-        at = at.wrapping_add(size.bytes());
-        rest = tail;
+/// Reads the part of a memory operand that starts `at` bytes behind its start, by accesses of `step` bytes.
+fn read_parts<E: Env + ?Sized>(
+    env: &mut E,
+    m: &MemRef,
+    at: usize,
+    step: usize,
+    rights: Rights,
+    out: &mut [u8],
+) -> Result<(), Stop> {
+    for (at, part) in (at..).step_by(step).zip(out.chunks_mut(step)) {
+        let addr = linear_part(env, m, at as u64, part.len() as u64, false)?;
+        let v = env.read(addr, widest(part.len()), rights)?;
+        part.copy_from_slice(&v.to_le_bytes()[..part.len()]);
     }
     Ok(())
 }
 
-fn write_bytes<E: Env + ?Sized>(env: &mut E, addr: u64, data: &[u8]) -> Result<(), Stop> {
-    env.probe_write(addr, data.len() as u64, Rights::Current)?;
-    let mut at = addr;
-    let mut rest = data;
-    while !rest.is_empty() {
-        let size = widest(rest.len());
-        let (head, tail) = rest.split_at(size.bytes() as usize);
-        let v = head.iter().rev().fold(0, |acc, b| acc << 8 | u64::from(*b));
-        env.write(at, size, v, Rights::Current)?;
-        at = at.wrapping_add(size.bytes());
-        rest = tail;
+/// Writes one.
+fn write_parts<E: Env + ?Sized>(
+    env: &mut E,
+    m: &MemRef,
+    at: usize,
+    step: usize,
+    rights: Rights,
+    data: &[u8],
+) -> Result<(), Stop> {
+    for (at, part) in (at..).step_by(step).zip(data.chunks(step)) {
+        let addr = linear_part(env, m, at as u64, part.len() as u64, true)?;
+        let v = part.iter().rev().fold(0, |acc, b| acc << 8 | u64::from(*b));
+        env.write(addr, widest(part.len()), v, rights)?;
     }
     Ok(())
+}
+
+/// The rights in force, without alignment checks, which are for user code only.
+fn unaligned<E: Env + ?Sized>(env: &E) -> Rights {
+    if env.state_ref().cpl == 3 { Rights::User } else { Rights::Current }
 }
 
 fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), Stop> {
@@ -146,9 +157,8 @@ fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), 
     let operand = memory(i).filter(|_| bytes != 0);
     let mut input = 0;
     if let Some(m) = operand.filter(|_| !x.is_store()) {
-        let addr = linear(env, m, bytes as u64, false)?;
         let mut raw = [0; 16];
-        read_bytes(env, addr, &mut raw[..bytes])?;
+        read_parts(env, m, 0, 8, Rights::Current, &mut raw[..bytes])?;
         input = u128::from_le_bytes(raw);
     }
     if let X87Op::MoveIf(cc) = x.op {
@@ -169,8 +179,7 @@ fn arithmetic<E: Env + ?Sized>(env: &mut E, i: &Insn, x: X87Insn) -> Result<(), 
         // Where an unmasked exception keeps the result away, memory is not even looked at.
         Output::Store(bits) => {
             if let Some(m) = operand {
-                let addr = linear(env, m, bytes as u64, true)?;
-                write_bytes(env, addr, &bits.to_le_bytes()[..bytes.min(16)])?;
+                write_parts(env, m, 0, 8, Rights::Current, &bits.to_le_bytes()[..bytes.min(16)])?;
             }
         }
         Output::Ax(ax) => set(env, RAX, Size::B2, u64::from(ax)),
@@ -215,9 +224,18 @@ fn load_image<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let whole = i.mnemonic == M::Frstor;
     let bytes = if whole { layout.save_bytes() } else { layout.environment_bytes() };
     let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
-    let addr = linear(env, m, bytes as u64, false)?;
     let mut image = [0; MAX_SIZE];
-    read_bytes(env, addr, &mut image[..bytes])?;
+    // Both ends first, as Intel's processors do; then the environment's fields, and the registers as 80-bit numbers, for whose
+    // alignment nobody asks.
+    let slot = layout.slot();
+    read_parts(env, m, 0, slot, Rights::Current, &mut image[..slot])?;
+    read_parts(env, m, bytes - 1, 1, Rights::Current, &mut image[bytes - 1..bytes])?;
+    let rights = unaligned(env);
+    let (fields, registers) = image[..bytes].split_at_mut(layout.environment_bytes());
+    read_parts(env, m, 0, slot, Rights::Current, fields)?;
+    for (at, register) in (fields.len()..).step_by(10).zip(registers.chunks_mut(10)) {
+        read_parts(env, m, at, 8, rights, register)?;
+    }
     let unit = &mut env.state().x87;
     if whole {
         unit.restore(layout, &image[..bytes]);
@@ -232,16 +250,27 @@ fn store_image<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let layout = layout(env, i);
     let Some(m) = memory(i) else { return Err(Exception::UD.into()) };
     let mut unit: X87 = env.state_ref().x87;
-    if i.mnemonic == M::Fnsave {
-        let bytes = layout.save_bytes();
-        let addr = linear(env, m, bytes as u64, true)?;
-        write_bytes(env, addr, &unit.save(layout)[..bytes])?;
+    let mut image = [0; MAX_SIZE];
+    let bytes = if i.mnemonic == M::Fnsave {
+        image = unit.save(layout);
         unit.initialize();
+        layout.save_bytes()
     } else {
-        let bytes = layout.environment_bytes();
-        let addr = linear(env, m, bytes as u64, true)?;
-        write_bytes(env, addr, &unit.environment(layout)[..bytes])?;
+        image[..28].copy_from_slice(&unit.environment(layout));
         unit.mask_all();
+        layout.environment_bytes()
+    };
+    // See `load_image`.
+    let slot = layout.slot();
+    for (at, len) in [(0, slot as u64), (bytes as u64 - 1, 1)] {
+        let addr = linear_part(env, m, at, len, true)?;
+        env.probe_write(addr, len, Rights::Current)?;
+    }
+    let rights = unaligned(env);
+    let (fields, registers) = image[..bytes].split_at(layout.environment_bytes());
+    write_parts(env, m, 0, slot, Rights::Current, fields)?;
+    for (at, register) in (fields.len()..).step_by(10).zip(registers.chunks(10)) {
+        write_parts(env, m, at, 8, rights, register)?;
     }
     env.state().x87 = unit;
     Ok(())
@@ -312,8 +341,11 @@ fn vectors<E: Env + ?Sized>(env: &mut E, i: &Insn, aligned: bool) -> Result<(usi
         Operand::Xmm(r) => env.state_ref().xmm[usize::from(r & 15)],
         Operand::Mem(m) => {
             let addr = if aligned { linear_aligned(env, &m, false)? } else { linear(env, &m, 16, false)? };
-            // Alignment checks, which are for user code only, leave such an operand alone.
-            let rights = if env.state_ref().cpl == 3 { Rights::User } else { Rights::Current };
+            // The form of the last byte's address comes before every page fault.
+            if env.state_ref().mode == CodeMode::Bits64 && !is_canonical(addr.wrapping_add(15)) {
+                return Err(Exception::GP0.into());
+            }
+            let rights = unaligned(env);
             let low = env.read(addr, Size::B8, rights)?;
             u128::from(env.read(addr.wrapping_add(8), Size::B8, rights)?) << 64 | u128::from(low)
         }

@@ -231,17 +231,33 @@ fn supervisor<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
 
 /// The linear address of a memory operand.
 pub(crate) fn linear<E: Env + ?Sized>(env: &E, m: &MemRef, len: u64, write: bool) -> Result<u64, Stop> {
-    Ok(address::linear(env.state_ref(), m.seg, offset(env, m), len, write)?)
+    linear_part(env, m, 0, len, write)
 }
 
-/// The linear address of an operand of 16 bytes that has to be aligned: #GP(0), which in 64-bit mode comes before a stack
-/// fault.
+/// The linear address of the part of a memory operand that starts `at` bytes behind its start. Instructions whose operand is
+/// a structure access its fields one by one: each has to be inside of the segment, and they may go round its end.
+pub(crate) fn linear_part<E: Env + ?Sized>(
+    env: &E,
+    m: &MemRef,
+    at: u64,
+    len: u64,
+    write: bool,
+) -> Result<u64, Stop> {
+    let offset = m.addr.trunc(offset(env, m).wrapping_add(at));
+    Ok(address::linear(env.state_ref(), m.seg, offset, len, write)?)
+}
+
+/// The linear address of an operand of `len` bytes, more than 16, of which the segment is asked for both ends: it may go round
+/// the end of 4 GiB.
+fn linear_long<E: Env + ?Sized>(env: &E, m: &MemRef, len: u64, write: bool) -> Result<u64, Stop> {
+    let addr = linear(env, m, 16, write)?;
+    linear_part(env, m, len - 1, 1, write)?;
+    Ok(addr)
+}
+
+/// The linear address of an operand of 16 bytes that has to be aligned.
 pub(crate) fn linear_aligned<E: Env + ?Sized>(env: &E, m: &MemRef, write: bool) -> Result<u64, Stop> {
-    let state = env.state_ref();
-    let on_flat_stack = state.mode == CodeMode::Bits64 && usize::from(m.seg) == sreg::SS;
-    let seg = if on_flat_stack { sreg::DS as u8 } else { m.seg };
-    let addr = address::linear(state, seg, offset(env, m), 16, write)?;
-    if addr & 15 != 0 { Err(Exception::GP0.into()) } else { linear(env, m, 16, write) }
+    Ok(address::linear_aligned(env.state_ref(), m.seg, offset(env, m), write)?)
 }
 
 /// The effective address of a memory operand.
@@ -343,7 +359,7 @@ fn legacy_state<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let Operand::Mem(m) = i.ops[0] else { return Err(Exception::UD.into()) };
     let saves = matches!(i.mnemonic, M::Fxsave | M::Fxsave64);
     let wide = matches!(i.mnemonic, M::Fxsave64 | M::Fxrstor64);
-    let addr = linear(env, &m, 512, saves)?;
+    let addr = linear_long(env, &m, 512, saves)?;
     if saves { xsave::fxsave(env, addr, wide) } else { xsave::fxrstor(env, addr, wide) }
 }
 
@@ -354,7 +370,7 @@ fn extended_state<E: Env + ?Sized>(env: &mut E, i: &Insn, form: Form, saves: boo
         i.mnemonic,
         M::Xsave64 | M::Xsaveopt64 | M::Xsavec64 | M::Xsaves64 | M::Xrstor64 | M::Xrstors64
     );
-    let addr = linear(env, &m, 576, saves)?;
+    let addr = linear_long(env, &m, 576, saves)?;
     if saves { xsave::xsave(env, addr, form, wide) } else { xsave::xrstor(env, addr, form, wide) }
 }
 
@@ -369,9 +385,10 @@ fn far_target<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(u16, u64), Stop
 
 /// Reads `m16:16`, `m16:32` or `m16:64`: the offset, then the selector.
 fn far_pointer<E: Env + ?Sized>(env: &mut E, m: &MemRef, size: Size) -> Result<(u16, u64), Stop> {
-    let addr = linear(env, m, size.bytes() + 2, false)?;
+    let addr = linear(env, m, size.bytes(), false)?;
     let offset = env.read(addr, size, Rights::Current)?;
-    let selector = env.read(addr.wrapping_add(size.bytes()), Size::B2, Rights::Current)?;
+    let addr = linear_part(env, m, size.bytes(), 2, false)?;
+    let selector = env.read(addr, Size::B2, Rights::Current)?;
     Ok((selector as u16, offset))
 }
 
@@ -533,7 +550,11 @@ fn enter<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
         env.write(addr, size, v, Rights::Current).map(|()| sp)
     };
     let old = get(env, RBP, size);
-    let frame = push(env, old)?;
+    let mut frame = push(env, old)?;
+    if width == Size::B2 {
+        // The frame pointer is as wide as the operand.
+        frame |= env.state_ref().r[RSP] & 0xffff_0000;
+    }
     for n in 1..level {
         let at = width.trunc(get(env, RBP, width).wrapping_sub(n * size.bytes()));
         let addr = address::linear(env.state_ref(), sreg::SS as u8, at, size.bytes(), false)?;
@@ -548,9 +569,7 @@ fn enter<E: Env + ?Sized>(env: &mut E, i: &Insn) -> Result<(), Stop> {
     let addr = address::linear(env.state_ref(), sreg::SS as u8, sp, size.bytes(), true)?;
     env.probe_write(addr, size.bytes(), Rights::Current)?;
     set_sp(env, sp);
-    let keep = get(env, RBP, Size::B8);
-    let rbp = if width == Size::B2 { keep & !0xffff | frame } else { frame };
-    set(env, RBP, if size == Size::B2 { Size::B2 } else { Size::B8 }, rbp);
+    set(env, RBP, size, frame);
     Ok(())
 }
 

@@ -97,6 +97,10 @@ struct Draft<'a> {
     target_words: Vec<(u64, usize)>,
     /// What the next operand in memory is to hold.
     content: Option<Vec<u8>>,
+    /// The last operand in memory lies in two cache lines.
+    splits: bool,
+    /// Some of the code changes other code, so that what it does a second time is not what it looks like.
+    changes: bool,
 }
 
 impl Generator {
@@ -197,6 +201,8 @@ impl<'a> Draft<'a> {
             targets: vec![],
             target_words: vec![],
             content: None,
+            splits: false,
+            changes: false,
         };
         draft.fill_float();
         draft.choose_segments();
@@ -262,6 +268,7 @@ impl<'a> Draft<'a> {
         let before =
             (self.state.clone(), self.patches.len(), self.fixed, self.targets.len(), self.target_words.len());
         self.content = None;
+        self.splits = false;
         let made = self.make(form).and_then(|i| {
             let mut encoder = Encoder::new(self.pool.mode.bits());
             encoder.encode(&i, self.ip).ok()?;
@@ -353,6 +360,7 @@ impl<'a> Draft<'a> {
             self.accept_plain(vec![0x90]);
             // What the new instruction does to registers is not known.
             self.intact = 0;
+            self.changes = true;
         }
     }
 
@@ -380,11 +388,12 @@ impl<'a> Draft<'a> {
     /// Whether the instructions from one to another may run once more: no flag that they read is undefined then.
     fn may_repeat(&self, first: usize, last: usize) -> bool {
         let mut flow = Flow::undefined(self.undefined_flags());
-        self.instructions[first..=last].iter().all(|i| {
-            let fits = !flow.matters(i);
-            flow.step(i, None);
-            fits
-        })
+        !self.changes
+            && self.instructions[first..=last].iter().all(|i| {
+                let fits = !flow.matters(i);
+                flow.step(i, None);
+                fits
+            })
     }
 
     /// Gives branches their targets.

@@ -41,6 +41,13 @@ impl Width {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+
+/// Of 100 operands across two lines, how many are locked. Kernels and hypervisors take them for attacks, and slow them down by tens
+/// of milliseconds each.
+const SPLIT_LOCKS: u64 = 1;
+
 impl Draft<'_> {
     /// An instruction of this form with random operands; `None` where this attempt led to nothing.
     pub(super) fn make(&mut self, form: Code) -> Option<Instruction> {
@@ -65,14 +72,18 @@ impl Draft<'_> {
         }
         if info.can_use_lock_prefix() {
             let memory = i.op0_kind() == OpKind::Memory;
-            i.set_has_lock_prefix(self.r.chance(if memory { 25 } else { 3 }));
+            i.set_has_lock_prefix(self.r.chance(match (memory, self.splits) {
+                (true, true) => SPLIT_LOCKS,
+                (true, false) => 25,
+                (false, _) => 3,
+            }));
         }
         if string {
             self.prepare_string(&mut i);
         }
         self.finish_segment(&i);
         match form.mnemonic() {
-            M::Ret if self.is_intact(4) => self.target_words.push((self.state.gpr[4], self.code.len())),
+            M::Ret if self.is_intact(4) => self.target_words.push((self.stack_top(), self.code.len())),
             M::Loop | M::Loope | M::Loopne if self.is_free(1) && self.r.chance(80) => {
                 let count = self.r.below(4);
                 self.fix(1, count);
@@ -328,7 +339,13 @@ impl Draft<'_> {
             len => len,
         };
         let aligned = len >= 16 && self.r.chance(75);
-        let at = self.place(len as u64, aligned);
+        let mut at = self.place(len as u64, aligned);
+        let splits = |at: u64| at % LINE + len as u64 > LINE;
+        // XCHG locks the bus without being told to.
+        if i.mnemonic() == M::Xchg && splits(at) && !self.r.chance(SPLIT_LOCKS) {
+            at &= !(LINE - 1);
+        }
+        self.splits = splits(at);
         self.fill(at, len);
         if matches!(i.mnemonic(), M::Jmp | M::Call) && !forms::is_far(i.code()) {
             self.target_words.push((at, self.code.len()));

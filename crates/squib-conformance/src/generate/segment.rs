@@ -23,6 +23,9 @@ const CODE: [u16; 10] = [
 /// Local data segments whose limits matter.
 const LIMITED: [u16; 5] = [0x17, 0x1f, 0x27, 0x2f, 0x6f];
 
+/// Those that may be stacks: they expand downwards, one of them with a 16-bit stack pointer.
+const STACKS: [u16; 2] = [0x27, 0x2f];
+
 impl Draft<'_> {
     /// The base of a segment as long as nothing loads it.
     pub(super) fn base_of(&self, segment: Register) -> u64 {
@@ -32,6 +35,11 @@ impl Draft<'_> {
             (_, Mode::Bits32) => layout::base_of(self.state.segments[index]),
             _ => 0,
         }
+    }
+
+    /// The linear address of the top of the stack, as long as nothing moves it.
+    pub(super) fn stack_top(&self) -> u64 {
+        self.base_of(Register::SS).wrapping_add(self.state.gpr[4]) & self.address_mask()
     }
 
     /// In compatibility mode, segments with limits now and then.
@@ -46,6 +54,14 @@ impl Draft<'_> {
                 if index >= 4 {
                     self.state.bases[index - 4] = layout::base_of(chosen);
                 }
+            }
+        }
+        if self.r.chance(5) {
+            let chosen = self.r.pick(&STACKS);
+            self.state.segments[2] = chosen;
+            for register in [4, 5] {
+                let offset = self.state.gpr[register].wrapping_sub(layout::base_of(chosen));
+                self.state.gpr[register] = offset & self.address_mask();
             }
         }
     }
@@ -129,7 +145,7 @@ impl Draft<'_> {
         if !self.is_intact(4) || self.r.chance(10) {
             return;
         }
-        let top = self.state.gpr[4];
+        let top = self.stack_top();
         let slot = pop_size(i.code());
         let words: Vec<u64> = match i.mnemonic() {
             M::Pop if i.op0_register().is_segment_register() => {

@@ -31,6 +31,9 @@ pub struct Control {
     pub bases: [u64; 2],
 }
 
+/// The signal that ends a case from outside. It waits while the child waits.
+pub const INTERRUPT: i32 = libc::SIGALRM;
+
 /// The child runs.
 pub const TURN_CHILD: u32 = 0;
 /// The child waits.
@@ -209,7 +212,9 @@ fn set_signals(handler: u64) -> io::Result<()> {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
+        libc::sigaddset(&mut action.sa_mask, INTERRUPT);
+        let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
+        for signal in faults.into_iter().chain([INTERRUPT]) {
             check(libc::sigaction(signal, &action, ptr::null_mut()).into())?;
         }
         let mut none: libc::sigset_t = std::mem::zeroed();

@@ -4,6 +4,7 @@
     reason = "memory shared with a process that runs arbitrary code, copied through raw pointers"
 )]
 
+use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,14 +15,17 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::child::{self, Control, SHARED, SHARED_LEN, TURN_CHILD, TURN_PARENT};
 use crate::case::Case;
-use crate::layout;
+use crate::layout::{self, selector};
 use crate::state::{Event, Outcome, POINTERS, RESUME, SETTABLE, State, fx};
 
-/// Longest that a case may take, unless it is said to be slow.
+/// Most time of a processor that a case may take.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Longest that it may take where it looks endless.
-const LITTLE_PATIENCE: Duration = Duration::from_millis(20);
+/// Most that it may take where it looks endless.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(4);
+
+/// Longest that the child may leave its parent waiting, whether it gets a processor or not.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Flags of `uc_flags`: SS is in the frame, and is to be restored (arch/x86/include/uapi/asm/ucontext.h).
 const SS_COUNTS: u64 = 2 | 4;
@@ -57,18 +61,21 @@ pub struct Host {
     /// The sandbox's memory and the shared memory.
     base: *mut u8,
     child: libc::pid_t,
+    /// The clock of the processor time that the child has used.
+    clock: libc::clockid_t,
     patience: Duration,
     pointers: bool,
 }
 
 /// Keeps this thread, and processes that it forks, on one of the processors that it may use: the one with this number,
-/// counted round. Where that fails, the thread stays where it is.
-pub fn settle(number: usize) {
+/// counted round. Where that fails, the thread stays where it is. Gives the limit of the segment that tells the processor's
+/// number.
+pub fn settle(number: usize) -> u32 {
     // SAFETY: plain system calls with sets that live here.
     unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
         if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) != 0 {
-            return;
+            return 0;
         }
         let count = libc::CPU_COUNT(&allowed).max(1) as usize;
         let cpus = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed));
@@ -78,6 +85,12 @@ pub fn settle(number: usize) {
             libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
         }
     }
+    let mut limit = 0u32;
+    // SAFETY: LSL only reads a descriptor, and leaves the register alone where there is none.
+    unsafe {
+        asm!("lsl {0:e}, {1:e}", inout(reg) limit, in(reg) u32::from(selector::CPU_NUMBER), options(nomem, nostack));
+    }
+    limit
 }
 
 fn failed(what: &str) -> String {
@@ -108,7 +121,7 @@ impl Host {
             (file, base.cast())
         };
         let pointers = __cpuid_count(7, 0).ebx & POINTERS == POINTERS;
-        let mut host = Self { file, base, child: 0, patience: PATIENCE, pointers };
+        let mut host = Self { file, base, child: 0, clock: 0, patience: PATIENCE, pointers };
         host.start()?;
         Ok(host)
     }
@@ -129,6 +142,10 @@ impl Host {
         if self.child < 0 {
             return Err(failed("fork"));
         }
+        // SAFETY: stores the clock's number in a field.
+        if unsafe { libc::clock_getcpuclockid(self.child, &raw mut self.clock) } != 0 {
+            return Err("the host's process has no clock".to_owned());
+        }
         // The stub's first signal.
         self.wait().map_err(|e| format!("the host's process did not start: {e:?}"))
     }
@@ -143,17 +160,24 @@ impl Host {
         unsafe { &(*self.control()).turn }
     }
 
+    /// Processor time that the child has used.
+    fn used(&self) -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: stores the time in a variable.
+        unsafe { libc::clock_gettime(self.clock, &raw mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
     /// Waits until it is the parent's turn.
     fn wait(&mut self) -> Result<(), Failure> {
-        let end = Instant::now() + self.patience;
+        let end = self.used() + self.patience;
+        let limit = Instant::now() + LIMIT;
         while self.turn().load(Ordering::Acquire) != TURN_PARENT {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = end.saturating_sub(self.used());
+            if left.is_zero() || Instant::now() > limit {
                 return Err(Failure::Endless);
             }
-            let slice = left.min(Duration::from_millis(100));
-            let time =
-                libc::timespec { tv_sec: 0, tv_nsec: i64::from(slice.subsec_nanos()).min(999_999_999) };
+            let time = libc::timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
             // SAFETY: waits on a word that is mapped; reports on a child of ours.
             unsafe {
                 libc::syscall(libc::SYS_futex, self.turn(), libc::FUTEX_WAIT, TURN_CHILD, &raw const time);
@@ -229,8 +253,11 @@ impl Host {
         if self.child == 0 {
             self.start().map_err(Failure::Died)?;
         }
-        let result = self.attempt(case);
-        if matches!(result, Err(Failure::Endless | Failure::Died(_))) {
+        let mut result = self.attempt(case);
+        if result == Err(Failure::Endless) {
+            result = self.interrupt();
+        }
+        if matches!(result, Err(Failure::Died(_))) {
             self.stop();
         }
         result
@@ -238,13 +265,25 @@ impl Host {
 
     fn attempt(&mut self, case: &Case) -> Result<Outcome, Failure> {
         self.enter(case)?;
-        self.wake();
-        self.wait()?;
-        // SAFETY: mapped, and the child waits.
-        if unsafe { (*self.control()).signal } == libc::SIGSYS as u32 {
-            return Err(Failure::SystemCall);
+        loop {
+            self.wake();
+            self.wait()?;
+            // SAFETY: mapped, and the child waits.
+            match unsafe { (*self.control()).signal } as i32 {
+                libc::SIGSYS => return Err(Failure::SystemCall),
+                // An interrupt that was too late for the case before: this one has not begun.
+                child::INTERRUPT => {}
+                _ => return self.outcome(case),
+            }
         }
-        self.outcome(case)
+    }
+
+    /// Makes the child give up a case that does not end. A new child would cost far more.
+    fn interrupt(&mut self) -> Result<Outcome, Failure> {
+        // SAFETY: a child of ours that has not been waited for.
+        unsafe { libc::kill(self.child, child::INTERRUPT) };
+        self.wait().map_err(|e| Failure::Died(format!("it cannot be interrupted: {e:?}")))?;
+        Err(Failure::Endless)
     }
 
     fn enter(&mut self, case: &Case) -> Result<(), Failure> {

@@ -24,6 +24,13 @@ pub trait MemForm: Copy {
     fn on_stack(self) -> bool;
     /// The linear address of `len` bytes, after the segment's checks.
     fn linear(self, cpu: &mut Cpu, len: u64, write: bool) -> Result<u64, Halted>;
+
+    /// The linear address of 16 bytes that have to be aligned.
+    #[inline(always)]
+    fn linear_aligned(self, cpu: &mut Cpu, write: bool) -> Result<u64, Halted> {
+        let addr = self.linear(cpu, 16, write)?;
+        if addr & 15 == 0 { Ok(addr) } else { Err(cpu.halt(Stop::Fault(Exception::GP0))) }
+    }
 }
 
 /// `[base + disp]`, from an [`Op`]'s packed fields.
@@ -104,11 +111,18 @@ impl MemForm for MemRef {
     }
 
     fn linear(self, cpu: &mut Cpu, len: u64, write: bool) -> Result<u64, Halted> {
-        let offset = self.offset(cpu);
-        // In 64-bit mode the access itself finds addresses that are not canonical, after it has looked at alignment.
-        let seg = if cpu.flat_stack() && self.on_stack() { sreg::DS as u8 } else { self.seg };
-        cpu.segmented(seg, offset, len, write)
+        cpu.segmented(checked_segment(self, cpu), self.offset(cpu), len, write)
     }
+
+    fn linear_aligned(self, cpu: &mut Cpu, write: bool) -> Result<u64, Halted> {
+        cpu.segmented_aligned(checked_segment(self, cpu), self.offset(cpu), write)
+    }
+}
+
+/// The segment whose checks an operand has to pass. In 64-bit mode the access itself finds addresses that are not canonical, after
+/// it has looked at alignment.
+fn checked_segment(m: MemRef, cpu: &Cpu) -> u8 {
+    if cpu.flat_stack() && m.on_stack() { sreg::DS as u8 } else { m.seg }
 }
 
 /// Whether a packed base, without another segment's base, is RSP or RBP.
@@ -163,6 +177,12 @@ impl<'a, M: MemForm, const FLAGS: bool, const KIND: u8> Interp<'a, M, FLAGS, KIN
     #[inline(always)]
     pub fn new(cpu: &'a mut Cpu) -> Self {
         Self { cpu, mem: PhantomData }
+    }
+
+    /// The linear address of a vector operand.
+    #[inline(always)]
+    fn place_x(&mut self, bytes: u8, aligned: bool, m: M, write: bool) -> Result<u64, Halted> {
+        if aligned { m.linear_aligned(self.cpu, write) } else { m.linear(self.cpu, u64::from(bytes), write) }
     }
 
     /// An access to `len` bytes at `addr` has failed: says how, for the operand's segment.
@@ -475,28 +495,26 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
 
     #[inline(always)]
     fn load_x(&mut self, bytes: u8, aligned: bool, m: M) -> Result<u128, Halted> {
-        let addr = m.linear(self.cpu, u64::from(bytes), false)?;
+        let addr = self.place_x(bytes, aligned, m, false)?;
         let loaded = if bytes == 16 {
-            self.cpu.load128(addr, aligned)
+            self.cpu.load128(addr)
         } else {
             let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
             self.cpu.load(addr, size).map(u128::from)
         };
-        let misaligned = aligned && addr & 15 != 0;
-        loaded.map_err(|h| if misaligned { h } else { self.blame(m, addr, u64::from(bytes), h) })
+        loaded.map_err(|h| self.blame(m, addr, u64::from(bytes), h))
     }
 
     #[inline(always)]
     fn store_x(&mut self, bytes: u8, aligned: bool, m: M, x: u128) -> Result<(), Halted> {
-        let addr = m.linear(self.cpu, u64::from(bytes), true)?;
+        let addr = self.place_x(bytes, aligned, m, true)?;
         let stored = if bytes == 16 {
-            self.cpu.store128(addr, aligned, x)
+            self.cpu.store128(addr, x)
         } else {
             let size = Size::from_bytes(usize::from(bytes)).unwrap_or(Size::B8);
             self.cpu.store(addr, size, size.trunc(x as u64))
         };
-        let misaligned = aligned && addr & 15 != 0;
-        stored.map_err(|h| if misaligned { h } else { self.blame(m, addr, u64::from(bytes), h) })
+        stored.map_err(|h| self.blame(m, addr, u64::from(bytes), h))
     }
 
     #[inline(always)]

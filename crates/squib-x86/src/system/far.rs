@@ -171,6 +171,7 @@ pub fn call<E: Env + ?Sized>(
         Target::Code(target) => {
             let cs = enter(env, &target, selector)?;
             // As near calls do, it writes the return address before it checks its target.
+            stack = Stack::seen_by(env, target.is_64);
             stack.push(env, size, &[old_cs, next_rip])?;
             target.check_rip(offset)?;
             arrive(env, cs, target.cpl, offset, None, &stack);
@@ -198,6 +199,8 @@ pub fn call<E: Env + ?Sized>(
                     ss = Some(seg);
                     stack = Stack::switched(seg, sp, code(seg.selector));
                 }
+            } else {
+                stack = Stack::seen_by(env, target.is_64);
             }
             (frame[count], frame[count + 1]) = (old_cs, next_rip);
             let cs = enter(env, &target, selector)?;

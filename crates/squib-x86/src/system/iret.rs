@@ -58,7 +58,7 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     }
     let mut stack = Stack::current(env);
     let rip = stack.pop(env, size)?;
-    let cs_selector = stack.pop(env, size)? as u16;
+    let cs_selector = stack.pop_selector(env, size)?;
     let flags = stack.pop(env, size)?;
     if !long && cpl == 0 && size == Size::B4 && flags & RFLAGS_VM != 0 {
         return Err(unsupported(env, "IRET to virtual-8086 mode"));
@@ -67,7 +67,7 @@ fn protected<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
     let mut new_stack = None;
     if target.cpl > cpl || from_64 {
         let sp = stack.pop(env, size)?;
-        let selector = stack.pop(env, size)? as u16;
+        let selector = stack.pop_selector(env, size)?;
         new_stack = Some((returned_stack(env, selector, &target)?, sp));
     }
     target.check_rip(rip)?;

@@ -45,6 +45,18 @@ impl Stack {
         }
     }
 
+    /// The stack that SS:RSP names to the code that control goes to: 64-bit code (`is_64`), or other.
+    pub(super) fn seen_by<E: Env + ?Sized>(env: &E, is_64: bool) -> Self {
+        let state = env.state_ref();
+        let seg = state.seg[sreg::SS];
+        let width = match (is_64, seg.has(Seg::DB)) {
+            (true, _) => Size::B8,
+            (false, true) => Size::B4,
+            (false, false) => Size::B2,
+        };
+        Self { seg, width, sp: width.trunc(state.r[4]), rights: Rights::Current, error: 0 }
+    }
+
     /// A stack segment of protected mode, to be used with the rights of its own privilege level.
     pub(super) fn switched(seg: Seg, sp: u64, error: u32) -> Self {
         let width = if seg.has(Seg::DB) { Size::B4 } else { Size::B2 };

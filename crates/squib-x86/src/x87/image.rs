@@ -30,7 +30,9 @@ impl Layout {
         self.environment_bytes() + 80
     }
 
-    const fn slot(self) -> usize {
+    /// Bytes of one of the seven fields of an environment, in which the operand is accessed and to which it is aligned (Intel SDM
+    /// vol. 3, table 6-7).
+    pub const fn slot(self) -> usize {
         self.environment_bytes() / 7
     }
 }
@@ -114,7 +116,8 @@ impl X87 {
             Layout::Protected32 => {
                 Pointers { opcode: (cs >> 16) as u16 & 0x7ff, ip: ip.into(), dp: dp.into() }
             }
-            Layout::Protected16 => Pointers { opcode: self.pointers.opcode, ip: ip.into(), dp: dp.into() },
+            // It has no field for the opcode.
+            Layout::Protected16 => Pointers { opcode: 0, ip: ip.into(), dp: dp.into() },
             Layout::Real16 | Layout::Real32 => Pointers {
                 opcode: cs as u16 & 0x7ff,
                 ip: u64::from(ip & 0xffff | (cs & 0x0fff_f000) << 4),
