@@ -42,6 +42,13 @@ impl Case {
         Self { mode, state: State::new(mode), system: vec![], code: vec![], patches: vec![] }
     }
 
+    /// Linear address of the first instruction.
+    pub fn start(&self) -> u64 {
+        let based = matches!(self.mode, Mode::Real | Mode::Protected);
+        let base = if based { self.mode.base_of(self.state.segments[1]) } else { 0 };
+        base.wrapping_add(self.state.rip)
+    }
+
     /// The code in one piece.
     pub fn bytes(&self) -> Vec<u8> {
         self.code.concat()
@@ -55,10 +62,10 @@ impl Case {
     /// Memory at the start.
     pub fn memory(&self) -> Box<[u8]> {
         let mut memory: Box<[u8]> = layout::pristine().into();
-        let code = (self.state.rip, self.bytes());
+        let code = (self.start(), self.bytes());
         for (addr, bytes) in self.patches.iter().chain([&code]) {
             for (i, byte) in bytes.iter().enumerate() {
-                if let Some(at) = layout::offset(addr.wrapping_add(i as u64)) {
+                if let Some(at) = self.mode.offset(addr.wrapping_add(i as u64)) {
                     memory[at] = *byte;
                 }
             }
@@ -82,14 +89,16 @@ impl Case {
 
     /// Whether a host can run it: user code that asks nothing of a supervisor.
     pub fn is_for_hosts(&self) -> bool {
-        self.mode != Mode::Ring0
+        matches!(self.mode, Mode::Bits64 | Mode::Bits32)
             && self.system.is_empty()
             && !self.patches.iter().any(|(addr, _)| *addr >= system::SUPERVISOR)
     }
 
     /// What `event` leaves in RIP and RFLAGS where the case does not say otherwise.
     fn usual(&self, event: Event) -> (u64, u64) {
-        let flags = if event.is_fault() { self.state.rflags | RESUME } else { self.state.rflags };
+        // Real mode saves 16 bits of flags, and RF is not among them.
+        let resumes = event.is_fault() && self.mode != Mode::Real;
+        let flags = if resumes { self.state.rflags | RESUME } else { self.state.rflags };
         let end = self.state.rip.wrapping_add(self.bytes().len() as u64);
         match event {
             _ if event == BREAKPOINT => (end.wrapping_add(1), flags),
@@ -111,7 +120,7 @@ impl Case {
                 let _ = write!(out, " {}={}", field.name(), value_text(field, &outcome.state));
             }
         }
-        for (addr, bytes) in differences(&self.memory(), &outcome.memory) {
+        for (addr, bytes) in differences(self.mode, &self.memory(), &outcome.memory) {
             let _ = write!(out, " {addr:x}={}", hex(&bytes));
         }
         out
@@ -119,10 +128,10 @@ impl Case {
 }
 
 /// Runs of bytes of `after` that differ from `before`, by address.
-pub fn differences(before: &[u8], after: &[u8]) -> Vec<(u64, Vec<u8>)> {
+pub fn differences(mode: Mode, before: &[u8], after: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let mut out: Vec<(u64, Vec<u8>)> = Vec::new();
     for (at, byte) in after.iter().enumerate().filter(|(at, byte)| before[*at] != **byte) {
-        let addr = layout::address(at);
+        let addr = mode.address(at);
         match out.last_mut() {
             Some((start, bytes)) if *start + bytes.len() as u64 == addr => bytes.push(*byte),
             _ => out.push((addr, vec![*byte])),
@@ -361,8 +370,7 @@ impl FromStr for Test {
         let mut inputs: Vec<&str> = inputs.split_whitespace().collect();
         let mut mode = Mode::Bits64;
         if let Some(name) = inputs.first().and_then(|w| w.strip_prefix("mode=")) {
-            let modes = [Mode::Bits64, Mode::Bits32, Mode::Ring0];
-            mode = modes.into_iter().find(|m| m.name() == name).ok_or_else(|| bad(inputs[0]))?;
+            mode = Mode::by_name(name).ok_or_else(|| bad(inputs[0]))?;
             inputs.remove(0);
         }
         let mut case = Case::new(mode);
@@ -383,7 +391,7 @@ impl FromStr for Test {
                 Word::Field(field, value) => {
                     field.set(&mut case.state, value);
                     if let Field::Segment(i @ 4..) = field {
-                        case.state.bases[i - 4] = layout::base_of(value as u16);
+                        case.state.bases[i - 4] = mode.base_of(value as u16);
                     }
                 }
                 Word::System(register, value) => case.system.push((register, value)),
@@ -410,7 +418,7 @@ impl FromStr for Test {
                 }
                 Word::Memory(addr, bytes) => {
                     for (i, byte) in bytes.into_iter().enumerate() {
-                        let at = layout::offset(addr.wrapping_add(i as u64)).ok_or_else(|| bad(text))?;
+                        let at = mode.offset(addr.wrapping_add(i as u64)).ok_or_else(|| bad(text))?;
                         expected.outcome.memory[at] = byte;
                     }
                 }
@@ -430,6 +438,8 @@ mod tests {
             "code=480fafc1.90 rip=20001101 rax=3 flags=pf+zf+if fcw=27f st0=3fff8000000000000000 xmm15=1 20004000=0102ff",
             "mode=32 code=90 ds=0",
             "mode=ring0 code=f4 flags=iopl2+nt cr4=620 msr_c0000081=12 ffff800000008000=00",
+            "mode=real code=f4 rip=200 rsp=1000 ds=4500 44000=0102",
+            "mode=protected code=90 ss=27 20004000=00",
         ] {
             let parsed: Test = text.parse().unwrap();
             assert_eq!(parsed.case.to_string(), text);

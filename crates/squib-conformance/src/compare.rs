@@ -4,7 +4,7 @@ use iced_x86::{Mnemonic as M, OpKind};
 
 use crate::case::{Case, differences, event_text};
 use crate::forms;
-use crate::layout::{self, Mode};
+use crate::layout::Mode;
 use crate::state::{Event, Field, Outcome, State, fx};
 use crate::undefined;
 
@@ -130,7 +130,7 @@ impl Latitude {
             Field::Fx(at, _) if self.x87 && (at < fx::FOP || (fx::ST..fx::XMM).contains(&at)) => 0,
             Field::Fx(fx::FSW, _) if self.digits => !ROUNDING,
             // The other half does not survive changes of mode for certain (Intel SDM vol. 1, 3.4.1.1).
-            Field::Gpr(_) if case.mode == Mode::Bits32 => 0xffff_ffff,
+            Field::Gpr(_) if case.mode.bits() != 64 => 0xffff_ffff,
             _ => u128::MAX,
         }
     }
@@ -170,7 +170,7 @@ fn outruns_its_code(case: &Case, expected: &Outcome) -> bool {
         matches!(m, M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq)
     };
     let is_changed = |(i, byte): (u64, &u8)| {
-        layout::offset(case.state.rip.wrapping_add(i)).is_some_and(|at| expected.memory[at] != *byte)
+        case.mode.offset(case.start().wrapping_add(i)).is_some_and(|at| expected.memory[at] != *byte)
     };
     case.state.gpr[1] >= GROUP
         && case.decoder(&bytes).into_iter().any(|i| i.has_rep_prefix() && stores(i.mnemonic()))
@@ -202,8 +202,8 @@ pub fn compare(case: &Case, expected: &Outcome, got: &Outcome) -> Vec<Difference
         }
     }
     if !latitude.memory && expected.memory != got.memory {
-        let should = differences(&got.memory, &expected.memory);
-        let is = differences(&expected.memory, &got.memory);
+        let should = differences(case.mode, &got.memory, &expected.memory);
+        let is = differences(case.mode, &expected.memory, &got.memory);
         let (addr, bytes) = &should[0];
         note("memory", format!("at {addr:x} {bytes:02x?}, not {:02x?} ({} places)", is[0].1, should.len()));
     }

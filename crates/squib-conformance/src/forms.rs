@@ -53,8 +53,10 @@ fn is_near_branch_16(code: Code) -> bool {
 pub fn status(code: Code, mode: Mode, features: &Features) -> Option<Result<(), Why>> {
     let info = code.op_code();
     let exists = match mode {
-        Mode::Bits32 => info.compatibility_mode() && info.mode32(),
         Mode::Bits64 | Mode::Ring0 => info.mode64(),
+        Mode::Bits32 => info.compatibility_mode() && info.mode32(),
+        Mode::Protected => info.protected_mode() && info.mode32(),
+        Mode::Real => info.real_mode() && info.mode16(),
     };
     if !exists || !info.is_instruction() {
         return None;
@@ -70,7 +72,7 @@ pub fn status(code: Code, mode: Mode, features: &Features) -> Option<Result<(), 
     }
     Some(match code.mnemonic() {
         _ if info.op_kinds().contains(&K::tr_reg) => Err(Why::OtherProcessor),
-        _ if mode != Mode::Bits32 && is_near_branch_16(code) => Err(Why::OtherProcessor),
+        _ if mode.bits() == 64 && is_near_branch_16(code) => Err(Why::OtherProcessor),
         M::Syscall
         | M::Sysenter
         | M::Sysexit

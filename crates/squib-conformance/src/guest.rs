@@ -14,7 +14,7 @@ use squib_core::{
 };
 
 use crate::case::{Case, has_error_code};
-use crate::layout::{self, Access, LDT, PAGE, selector};
+use crate::layout::{self, Access, LDT, Mode, PAGE, selector};
 use crate::state::{Event, Outcome, POINTERS, State, fx};
 use crate::system::SUPERVISOR;
 
@@ -34,18 +34,29 @@ mod phys {
     pub const LDT: u64 = 0xc000;
     /// End of the stack that every exception gets.
     pub const STACK_TOP: u64 = 0xe000;
+    /// Page tables of protected mode.
+    pub const PD_32: u64 = 0xe000;
+    pub const PT_32: u64 = 0xf000;
+    /// Tables of protected mode, in the same pages as those of long mode. Real mode's vectors are at 0.
+    pub const GDT_32: u64 = GDT + 0x800;
+    pub const IDT_32: u64 = IDT + 0x800;
+    pub const TSS_32: u64 = TSS + 0x800;
     /// End of what the supervisor sees.
     pub const END: u64 = 0x10000;
-    /// The pages of cases, the last one first.
-    pub const CASE: u64 = 0x40000;
     pub const SIZE: u64 = 0x8_0000;
 }
 
 /// CR4.FSGSBASE: user code may read and write the bases of FS and GS.
 const CR4_FSGSBASE: u64 = 1 << 16;
 
+/// Selector of the supervisor's code in protected mode.
+const SUPERVISOR_CODE_32: u64 = 8;
+
+/// Exceptions.
 const VECTORS: u64 = 32;
+/// Bytes from one handler to the next, and how many of them there are in real mode.
 const STUB: u64 = 16;
+const STUBS: u64 = 256;
 
 /// Instructions after which a case counts as endless, unless it is asked for more.
 const BUDGET: u64 = 200_000;
@@ -102,9 +113,17 @@ impl From<Error> for Failure {
     }
 }
 
-/// Where page `backing` of a case is.
-fn page_of(backing: usize) -> u64 {
-    phys::CASE + (layout::BACKING - backing) as u64 * PAGE
+/// Linear address of guest-physical 0 in the supervisor's part of an address space.
+fn supervisor_base(mode: Mode) -> u64 {
+    if mode.is_long() { SUPERVISOR } else { 0 }
+}
+
+/// The guest-physical address of linear address `addr`, where one can be a stack.
+fn physical(mode: Mode, addr: u64) -> u64 {
+    match mode.offset(addr) {
+        Some(at) => layout::physical(at / PAGE as usize) + at as u64 % PAGE,
+        None => addr.wrapping_sub(supervisor_base(mode)),
+    }
 }
 
 impl Guest {
@@ -179,7 +198,7 @@ impl Guest {
         };
         // Whatever came of it, the next case counts on knowing what memory holds.
         for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
-            self.memory.read(page_of(backing), page)?;
+            self.memory.read(layout::physical(backing), page)?;
         }
         match exit {
             VmExit::Hlt => Ok(self.outcome(case)?),
@@ -225,7 +244,7 @@ impl Guest {
         for (backing, page) in memory.chunks(PAGE as usize).enumerate() {
             let range = backing * PAGE as usize..(backing + 1) * PAGE as usize;
             if self.holds[range.clone()] != *page {
-                self.memory.write(page_of(backing), page)?;
+                self.memory.write(layout::physical(backing), page)?;
                 self.holds[range].copy_from_slice(page);
             }
         }
@@ -267,22 +286,39 @@ impl Guest {
             [&system.es, &system.cs, &system.ss, &system.ds, &system.fs, &system.gs].map(|s| s.selector);
         state.bases = [system.fs.base, system.gs.base];
         state.fx.copy_from_slice(&x86.xsave()?[..fx::SIZE]);
-        let stub = registers.rip.wrapping_sub(SUPERVISOR + phys::STUBS);
+        let mode = case.mode;
+        let based = |segment: &Segment, offset: u64| match mode {
+            Mode::Real | Mode::Protected => segment.base.wrapping_add(offset) & 0xffff_ffff,
+            _ => offset,
+        };
+        let stub = based(&system.cs, registers.rip).wrapping_sub(supervisor_base(mode) + phys::STUBS);
         let mut event = Event::Halt;
-        if stub < VECTORS * STUB {
+        let stubs = if mode == Mode::Real { STUBS } else { VECTORS };
+        if stub < stubs * STUB {
             let vector = (stub / STUB) as u8;
-            let mut at = registers.rsp.wrapping_sub(SUPERVISOR);
-            let mut pop = || {
-                let word = self.memory.read_array::<8>(at).map(u64::from_le_bytes);
-                at = at.wrapping_add(8);
-                word
+            let (step, mask) = match mode {
+                Mode::Real => (2, 0xffff),
+                Mode::Protected => (4, 0xffff_ffff),
+                _ => (8, u64::MAX),
             };
-            let error = if has_error_code(vector) { pop()? as u32 } else { 0 };
+            let mut sp = registers.rsp & mask;
+            let mut pop = || {
+                let mut word = [0; 8];
+                self.memory.read(physical(mode, based(&system.ss, sp)), &mut word[..step])?;
+                sp = sp.wrapping_add(step as u64) & mask;
+                Ok::<_, Error>(u64::from_le_bytes(word))
+            };
+            let error = if mode != Mode::Real && has_error_code(vector) { pop()? as u32 } else { 0 };
             state.rip = pop()?;
             state.segments[1] = pop()? as u16;
-            state.rflags = pop()?;
-            state.gpr[4] = pop()?;
-            state.segments[2] = pop()? as u16;
+            state.rflags = pop()? | if mode == Mode::Real { registers.rflags & !mask } else { 0 };
+            // The stack's pointer is on the new stack where there is one, which in long mode is always.
+            if mode.is_long() || mode == Mode::Protected && state.segments[1] & 3 != 0 {
+                state.gpr[4] = pop()?;
+                state.segments[2] = pop()? as u16;
+            } else {
+                state.gpr[4] = registers.rsp & !mask | sp;
+            }
             let address = if vector == 14 { system.cr2 } else { 0 };
             event = Event::Exception { vector, error, address };
         }
@@ -336,6 +372,26 @@ fn global_descriptors() -> [u64; 16] {
 /// Descriptor of the segment whose limit is the processor's number, for number 0.
 const PROCESSOR_NUMBER: u64 = 0x0040_f500_0000_0000;
 
+/// The global descriptor table of protected mode: code, 16-bit code and data of the supervisor; code, data and 16-bit code of the
+/// user; data of the supervisor with 16-bit stack pointers; task state; LDT.
+fn protected_descriptors() -> [u64; 16] {
+    const TSS: u64 = 0x67 | (phys::TSS_32 & 0xffff) << 16 | 0x8b << 40;
+    const LDT: u64 = LDT_LIMIT | (phys::LDT & 0xffff) << 16 | 0x82 << 40;
+    let mut gdt = [0; 16];
+    gdt[1..9].copy_from_slice(&[
+        0x00cf_9b00_0000_ffff,
+        0x008f_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00cf_fb00_0000_ffff,
+        0x00cf_f300_0000_ffff,
+        0x008f_fb00_0000_ffff,
+        0x008f_9300_0000_ffff,
+        TSS,
+    ]);
+    gdt[usize::from(selector::LDT / 8)] = LDT;
+    gdt
+}
+
 const LDT_LIMIT: u64 = (8 * LDT.len() - 1) as u64;
 
 /// Page tables, descriptor tables and handlers.
@@ -360,7 +416,7 @@ fn write_tables(m: &GuestMemory) -> Result<()> {
             Access::ReadOnly => PRESENT | USER | NO_EXECUTE,
         };
         let index = (layout::BASE >> 12 & 511) + i as u64;
-        put(m, phys::LOW_PT, index, page_of(backing) | rights)?;
+        put(m, phys::LOW_PT, index, layout::physical(backing) | rights)?;
     }
     for page in 0..phys::END / PAGE {
         put(m, phys::HIGH_PT, page, (page * PAGE) | PRESENT | WRITE)?;
@@ -382,22 +438,67 @@ fn write_tables(m: &GuestMemory) -> Result<()> {
             | (handler >> 16 & 0xffff) << 48;
         put(m, phys::IDT, 2 * vector, low)?;
         put(m, phys::IDT, 2 * vector + 1, handler >> 32)?;
+        let low = (SUPERVISOR_CODE_32 << 16 | phys::STUBS + vector * STUB) | (0x8e | dpl << 5) << 40;
+        put(m, phys::IDT_32, vector, low)?;
+    }
+    for number in 0..STUBS {
         // HLT: an exit that leaves everything as it is.
-        m.write(phys::STUBS + vector * STUB, &[0xf4])?;
+        m.write(phys::STUBS + number * STUB, &[0xf4])?;
+        let vector = (phys::STUBS >> 4) << 16 | number * STUB;
+        m.write(4 * number, &(vector as u32).to_le_bytes())?;
     }
     let stack = (SUPERVISOR + phys::STACK_TOP).to_le_bytes();
     // RSP0 and IST1.
     m.write(phys::TSS + 4, &stack)?;
     m.write(phys::TSS + 36, &stack)?;
     // No permission map for ports.
-    m.write(phys::TSS + 102, &0x68u16.to_le_bytes())
+    m.write(phys::TSS + 102, &0x68u16.to_le_bytes())?;
+    write_protected_tables(m)
+}
+
+/// What else protected mode needs: page tables, which show the supervisor its memory at 0, descriptors and task state.
+fn write_protected_tables(m: &GuestMemory) -> Result<()> {
+    const PRESENT: u32 = 1;
+    const WRITE: u32 = 2;
+    const USER: u32 = 4;
+    const LARGE: u32 = 0x80;
+    let put = |table: u64, index: u64, entry: u32| m.write(table + 4 * index, &entry.to_le_bytes());
+    put(phys::PD_32, 0, PRESENT | WRITE | LARGE)?;
+    put(phys::PD_32, layout::BASE >> 22, phys::PT_32 as u32 | PRESENT | WRITE | USER)?;
+    for (i, (access, backing)) in (0..).zip(layout::MAP) {
+        let rights = match access {
+            Access::None => continue,
+            Access::Code | Access::Data => PRESENT | WRITE | USER,
+            Access::ReadOnly => PRESENT | USER,
+        };
+        put(phys::PT_32, i, layout::physical(backing) as u32 | rights)?;
+    }
+    for (i, entry) in (0..).zip(protected_descriptors()) {
+        m.write(phys::GDT_32 + 8 * i, &entry.to_le_bytes())?;
+    }
+    m.write(phys::TSS_32 + 4, &(phys::STACK_TOP as u32).to_le_bytes())?;
+    m.write(phys::TSS_32 + 8, &selector::KERNEL_DATA.to_le_bytes())?;
+    m.write(phys::TSS_32 + 102, &0x68u16.to_le_bytes())
+}
+
+/// A segment register of real mode.
+fn real_segment(selector: u16, kind: u8) -> Segment {
+    Segment {
+        base: u64::from(selector) << 4,
+        limit: 0xffff,
+        selector,
+        kind,
+        present: true,
+        code_or_data: true,
+        ..Segment::default()
+    }
 }
 
 /// The hidden part that loading `selector` gives a segment register.
-fn segment(selector: u16) -> Segment {
+fn segment(selector: u16, global: &[u64]) -> Segment {
     let index = usize::from(selector / 8);
     let entry = if selector & 4 == 0 {
-        global_descriptors().get(index).copied().unwrap_or(0)
+        global.get(index).copied().unwrap_or(0)
     } else {
         LDT.get(index).copied().flatten().map_or(0, |d| d.encode())
     };
@@ -420,13 +521,64 @@ fn segment(selector: u16) -> Segment {
 }
 
 fn system_registers(case: &Case, cr4: u64) -> SystemRegisters {
+    match case.mode {
+        Mode::Real => real_registers(case, cr4),
+        Mode::Protected => protected_registers(case, cr4),
+        _ => long_registers(case, cr4),
+    }
+}
+
+/// CR0 in every mode.
+const CR0: u64 = CR0_MP | CR0_ET | CR0_NE;
+
+fn real_registers(case: &Case, cr4: u64) -> SystemRegisters {
+    let [es, cs, ss, ds, fs, gs] = case.state.segments.map(|selector| real_segment(selector, 3));
+    SystemRegisters {
+        es,
+        cs: Segment { kind: 11, ..cs },
+        ss,
+        ds,
+        fs,
+        gs,
+        tr: Segment::task_state(0, 0, 0xffff),
+        ldt: Segment { unusable: true, ..Segment::default() },
+        idt: DescriptorTable { base: 0, limit: 0x3ff },
+        gdt: DescriptorTable { base: phys::GDT_32, limit: 0x7f },
+        cr0: CR0,
+        cr4: cr4 & !(CR4_PAE | CR4_PGE | CR4_FSGSBASE),
+        ..SystemRegisters::default()
+    }
+}
+
+fn protected_registers(case: &Case, cr4: u64) -> SystemRegisters {
+    let global = protected_descriptors();
+    let [es, cs, ss, ds, fs, gs] = case.state.segments.map(|selector| segment(selector, &global));
+    SystemRegisters {
+        es,
+        cs,
+        ss,
+        ds,
+        fs,
+        gs,
+        ldt: local_table(phys::LDT),
+        tr: Segment::task_state(selector::TSS, phys::TSS_32, 0x67),
+        gdt: DescriptorTable { base: phys::GDT_32, limit: 0x7f },
+        idt: DescriptorTable { base: phys::IDT_32, limit: (VECTORS * 8 - 1) as u16 },
+        cr0: CR0 | CR0_PE | CR0_WP | CR0_AM | CR0_PG,
+        cr3: phys::PD_32,
+        cr4: cr4 & !(CR4_PAE | CR4_PGE | CR4_FSGSBASE) | CR4_PSE,
+        ..SystemRegisters::default()
+    }
+}
+
+fn local_table(base: u64) -> Segment {
+    Segment { code_or_data: false, kind: 2, ..Segment::task_state(selector::LDT, base, LDT_LIMIT as u32) }
+}
+
+fn long_registers(case: &Case, cr4: u64) -> SystemRegisters {
     let s = &case.state;
-    let [es, cs, ss, ds, fs, gs] = s.segments.map(segment);
-    let ldt = Segment {
-        code_or_data: false,
-        kind: 2,
-        ..Segment::task_state(selector::LDT, SUPERVISOR + phys::LDT, LDT_LIMIT as u32)
-    };
+    let global = global_descriptors();
+    let [es, cs, ss, ds, fs, gs] = s.segments.map(|selector| segment(selector, &global));
     SystemRegisters {
         es,
         cs,
@@ -434,11 +586,11 @@ fn system_registers(case: &Case, cr4: u64) -> SystemRegisters {
         ds,
         fs: Segment { base: s.bases[0], ..fs },
         gs: Segment { base: s.bases[1], ..gs },
-        ldt,
+        ldt: local_table(SUPERVISOR + phys::LDT),
         tr: Segment::task_state(selector::TSS, SUPERVISOR + phys::TSS, 0x67),
         gdt: DescriptorTable { base: SUPERVISOR + phys::GDT, limit: 0x7f },
         idt: DescriptorTable { base: SUPERVISOR + phys::IDT, limit: (VECTORS * 16 - 1) as u16 },
-        cr0: CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG,
+        cr0: CR0 | CR0_PE | CR0_WP | CR0_AM | CR0_PG,
         cr3: phys::PML4,
         cr4,
         efer: EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE,

@@ -49,6 +49,14 @@ pub const BACKING: usize = 7;
 /// Bytes of memory there are.
 pub const MEMORY: usize = BACKING * PAGE as usize;
 
+/// Guest-physical address in front of the pages, of which the last one comes first. Real mode finds them there.
+const PHYSICAL: u64 = 0x40000;
+
+/// Guest-physical address of page `backing`.
+pub const fn physical(backing: usize) -> u64 {
+    PHYSICAL + (BACKING - backing) as u64 * PAGE
+}
+
 /// Two pages of code.
 pub const CODE: u64 = BASE + PAGE;
 /// Two pages of data, followed by one that is read-only.
@@ -75,6 +83,10 @@ pub enum Mode {
     Bits32,
     /// Supervisor code in 64-bit mode.
     Ring0,
+    /// User code in 32-bit protected mode, with 32-bit paging.
+    Protected,
+    /// Real mode.
+    Real,
 }
 
 impl Mode {
@@ -84,15 +96,51 @@ impl Mode {
             Self::Bits64 => "64",
             Self::Bits32 => "32",
             Self::Ring0 => "ring0",
+            Self::Protected => "protected",
+            Self::Real => "real",
         }
+    }
+
+    /// The mode with this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let all = [Self::Bits64, Self::Bits32, Self::Ring0, Self::Protected, Self::Real];
+        all.into_iter().find(|m| m.name() == name)
     }
 
     /// Default size of addresses.
     pub const fn bits(self) -> u32 {
         match self {
-            Self::Bits32 => 32,
+            Self::Real => 16,
+            Self::Bits32 | Self::Protected => 32,
             Self::Bits64 | Self::Ring0 => 64,
         }
+    }
+
+    /// Whether it is one of long mode's.
+    pub const fn is_long(self) -> bool {
+        matches!(self, Self::Bits64 | Self::Bits32 | Self::Ring0)
+    }
+
+    /// Offset in memory of linear address `addr`.
+    pub fn offset(self, addr: u64) -> Option<usize> {
+        if self != Self::Real {
+            return offset(addr);
+        }
+        let at = addr.checked_sub(PHYSICAL + PAGE).filter(|at| *at < MEMORY as u64)?;
+        Some((BACKING - 1 - (at / PAGE) as usize) * PAGE as usize + (at % PAGE) as usize)
+    }
+
+    /// Linear address of the byte at `offset` of memory, where it is not the alias.
+    pub fn address(self, offset: usize) -> u64 {
+        match self {
+            Self::Real => physical(offset / PAGE as usize) + offset as u64 % PAGE,
+            _ => address(offset),
+        }
+    }
+
+    /// The base that loading `selector` gives FS or GS.
+    pub fn base_of(self, selector: u16) -> u64 {
+        if self == Self::Real { u64::from(selector) << 4 } else { base_of(selector) }
     }
 }
 
@@ -176,6 +224,17 @@ pub const LDT: [Option<Descriptor>; 14] = {
     ]
 };
 
+/// Selectors of real mode: two pages of stack, of data and of code, and FS' and GS' in the second one of data.
+#[expect(missing_docs, reason = "the names say it")]
+pub mod real {
+    pub const STACK: u16 = 0x4100;
+    pub const DATA: u16 = 0x4400;
+    pub const MORE_DATA: u16 = 0x4500;
+    pub const CODE: u16 = 0x4700;
+    /// Where cases start.
+    pub const START: u64 = 0x100;
+}
+
 /// FS and GS in compatibility mode: the entries whose bases are those that 64-bit code finds.
 pub const FS: u16 = 0x07;
 /// See [`FS`].
@@ -225,5 +284,10 @@ mod tests {
         assert_eq!(offset(ALIAS + 5), offset(CODE + 5));
         assert_eq!([BASE, DATA - 1, BASE - 1, STACK - 1, u64::MAX].map(offset), [None; 5]);
         assert_eq!(offset(READ_ONLY), Some(4 * PAGE as usize));
+        for at in [0, 1, 4095, 4096, MEMORY - 1] {
+            assert_eq!(Mode::Real.offset(Mode::Real.address(at)), Some(at));
+        }
+        assert_eq!(Mode::Real.address(0), u64::from(real::CODE) << 4);
+        assert_eq!([0x40fff, 0x48000].map(|addr| Mode::Real.offset(addr)), [None; 2]);
     }
 }

@@ -1,6 +1,6 @@
 //! Registers, and what a run leaves.
 
-use crate::layout::{self, Mode, selector};
+use crate::layout::{self, Mode, real, selector};
 
 /// RFLAGS as code starts with them: interrupts enabled.
 pub const FLAGS: u64 = 0x202;
@@ -61,17 +61,24 @@ impl State {
             Mode::Bits64 => (selector::USER_CODE, selector::USER_DATA),
             Mode::Bits32 => (selector::USER_CODE32, selector::USER_DATA),
             Mode::Ring0 => (selector::KERNEL_CODE, selector::KERNEL_DATA),
+            Mode::Protected => (selector::USER_CODE32, selector::USER_DATA),
+            Mode::Real => (real::CODE, real::STACK),
         };
         let [ds, fs, gs] = match mode {
-            Mode::Bits32 => [selector::USER_DATA, layout::FS, layout::GS],
-            _ => [0; 3],
+            Mode::Bits32 | Mode::Protected => [selector::USER_DATA, layout::FS, layout::GS],
+            Mode::Real => [real::DATA, real::MORE_DATA, real::MORE_DATA],
+            Mode::Bits64 | Mode::Ring0 => [0; 3],
+        };
+        let bases = match mode {
+            Mode::Real => [fs, gs].map(|selector| mode.base_of(selector)),
+            _ => [layout::FS_BASE, layout::GS_BASE],
         };
         let mut state = Self {
             gpr: [0; 16],
-            rip: layout::START,
+            rip: if mode == Mode::Real { real::START } else { layout::START },
             rflags: FLAGS,
             segments: [ds, cs, ss, ds, fs, gs],
-            bases: [layout::FS_BASE, layout::GS_BASE],
+            bases,
             fx: [0; fx::SIZE],
         };
         state.put(fx::FCW, 0x37f, 2);
