@@ -438,13 +438,15 @@ fn write_tables(m: &GuestMemory) -> Result<()> {
             | (handler >> 16 & 0xffff) << 48;
         put(m, phys::IDT, 2 * vector, low)?;
         put(m, phys::IDT, 2 * vector + 1, handler >> 32)?;
-        let low = (SUPERVISOR_CODE_32 << 16 | phys::STUBS + vector * STUB) | (0x8e | dpl << 5) << 40;
+        let offset = phys::STUBS + vector * STUB;
+        let low = offset | SUPERVISOR_CODE_32 << 16 | (0x8e | dpl << 5) << 40;
         put(m, phys::IDT_32, vector, low)?;
     }
     for number in 0..STUBS {
         // HLT: an exit that leaves everything as it is.
         m.write(phys::STUBS + number * STUB, &[0xf4])?;
-        let vector = (phys::STUBS >> 4) << 16 | number * STUB;
+        let offset = number * STUB;
+        let vector = (phys::STUBS >> 4) << 16 | offset;
         m.write(4 * number, &(vector as u32).to_le_bytes())?;
     }
     let stack = (SUPERVISOR + phys::STACK_TOP).to_le_bytes();
