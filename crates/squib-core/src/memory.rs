@@ -34,10 +34,11 @@ pub trait CodeWriteObserver: Send + Sync {
     fn code_written(&self, page: u64);
 }
 
-/// A run of RAM, contiguous in guest-physical and in host address space.
+/// A run of RAM or ROM, contiguous in guest-physical and in host address space.
 pub struct Region {
     guest_addr: u64,
     len: u64,
+    is_rom: bool,
     host: NonNull<u8>,
     allocation: NonNull<u8>,
     layout: Layout,
@@ -51,7 +52,7 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn new(guest_addr: u64, len: u64) -> Result<Self> {
+    fn new(guest_addr: u64, len: u64, is_rom: bool) -> Result<Self> {
         let too_large = || {
             Error::new(
                 ErrorCode::OutOfMemory,
@@ -70,7 +71,7 @@ impl Region {
         let host = unsafe { allocation.add(shift) };
         let pages = (len / PAGE_SIZE) as usize;
         let code = (0..pages).map(|_| AtomicU8::new(0)).collect();
-        Ok(Self { guest_addr, len, host, allocation, layout, code })
+        Ok(Self { guest_addr, len, is_rom, host, allocation, layout, code })
     }
 
     /// Guest-physical address of the first byte; page-aligned.
@@ -82,6 +83,11 @@ impl Region {
     #[allow(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Whether the guest can only read it: its writes are accesses to a device.
+    pub fn is_rom(&self) -> bool {
+        self.is_rom
     }
 
     /// Host address of the first byte; page-aligned, valid for `len` bytes as long as the memory lives.
@@ -105,7 +111,7 @@ impl Drop for Region {
     }
 }
 
-/// The RAM of a VM.
+/// The RAM of a VM, and its ROM if it has any.
 pub struct GuestMemory {
     regions: Box<[Region]>,
     observer: OnceLock<Arc<dyn CodeWriteObserver>>,
@@ -142,12 +148,24 @@ impl GuestMemory {
     /// [`ErrorCode::MemorySize`] for an empty list, unaligned or empty ranges or a range that leaves the
     /// address space, [`ErrorCode::MemoryOverlap`] for overlapping ones, [`ErrorCode::OutOfMemory`].
     pub fn with_regions(ranges: &[(u64, u64)]) -> Result<Arc<Self>> {
-        let mut ranges = ranges.to_vec();
+        Self::with_rom(ranges, &[])
+    }
+
+    /// RAM and ROM at the given (address, length) pairs. The embedder can write ROM as it writes RAM; the guest cannot.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::with_regions`].
+    pub fn with_rom(ram: &[(u64, u64)], rom: &[(u64, u64)]) -> Result<Arc<Self>> {
+        let kinds = [(ram, false), (rom, true)];
+        let mut ranges: Vec<_> = kinds
+            .into_iter()
+            .flat_map(|(ranges, is_rom)| ranges.iter().map(move |&(addr, len)| (addr, len, is_rom)))
+            .collect();
         ranges.sort_unstable();
         if ranges.is_empty() {
             return Err(Error::new(ErrorCode::MemorySize, "a guest needs at least one memory region"));
         }
-        for &(addr, len) in &ranges {
+        for &(addr, len, _) in &ranges {
             let aligned = addr.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
             if !aligned || len == 0 || len > MAX_RAM || addr.checked_add(len).is_none_or(|end| end > 1 << 52)
             {
@@ -165,7 +183,8 @@ impl GuestMemory {
                 format!("memory regions {:#x}+{:#x} and {:#x}+{:#x} overlap", w[0].0, w[0].1, w[1].0, w[1].1),
             ));
         }
-        let regions = ranges.iter().map(|&(addr, len)| Region::new(addr, len)).collect::<Result<_>>()?;
+        let regions =
+            ranges.iter().map(|&(addr, len, rom)| Region::new(addr, len, rom)).collect::<Result<_>>()?;
         Ok(Arc::new(Self { regions, observer: OnceLock::new() }))
     }
 
@@ -335,6 +354,16 @@ mod tests {
         assert_eq!(m.regions()[0].host_ptr() as usize % (2 << 20), 0);
         assert_eq!(m.read_array::<8>(HIGH_RAM_START + 8184).unwrap(), [0; 8]);
         assert!(!m.contains(4 << 20, 1));
+    }
+
+    #[test]
+    fn rom_is_told_from_ram_and_neither_overlaps() {
+        let m = GuestMemory::with_rom(&[(0, 8192)], &[(0x1_0000, 4096)]).unwrap();
+        let kinds: Vec<_> = m.regions().iter().map(|r| (r.guest_addr(), r.is_rom())).collect();
+        assert_eq!(kinds, [(0, false), (0x1_0000, true)]);
+        m.write(0x1_0000, &[1]).unwrap();
+        assert_eq!(m.read_array::<1>(0x1_0000).unwrap(), [1], "the embedder fills it");
+        assert_eq!(code(GuestMemory::with_rom(&[(0, 8192)], &[(4096, 4096)])), ErrorCode::MemoryOverlap);
     }
 
     #[test]

@@ -24,11 +24,21 @@ pub(crate) struct WalkMemory<'a>(pub(crate) &'a [Region]);
 impl WalkMemory<'_> {
     #[inline(always)]
     fn host(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        self.find(addr, len).map(|(host, _)| host)
+    }
+
+    /// The same of RAM only.
+    fn host_for_write(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        self.find(addr, len).filter(|(_, is_rom)| !is_rom).map(|(host, _)| host)
+    }
+
+    #[inline(always)]
+    fn find(&self, addr: u64, len: u64) -> Option<(*mut u8, bool)> {
         self.0.iter().find_map(|r| {
             let offset = addr.wrapping_sub(r.guest_addr());
             // SAFETY: the offset is inside of the region.
             (offset < r.len() && r.len() - offset >= len)
-                .then(|| unsafe { r.host_ptr().add(offset as usize) })
+                .then(|| (unsafe { r.host_ptr().add(offset as usize) }, r.is_rom()))
         })
     }
 }
@@ -47,14 +57,14 @@ impl PhysMem for WalkMemory<'_> {
     }
 
     fn exchange_u32(&mut self, addr: u64, old: u32, new: u32) -> bool {
-        let Some(p) = self.host(addr & !3, 4) else { return true };
+        let Some(p) = self.host_for_write(addr & !3, 4) else { return true };
         // SAFETY: 4 aligned bytes of RAM, which vCPUs and devices only access as whole words or by plain copies.
         let word = unsafe { AtomicU32::from_ptr(p.cast()) };
         word.compare_exchange(old.to_le(), new.to_le(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn exchange_u64(&mut self, addr: u64, old: u64, new: u64) -> bool {
-        let Some(p) = self.host(addr & !7, 8) else { return true };
+        let Some(p) = self.host_for_write(addr & !7, 8) else { return true };
         // SAFETY: as in `exchange_u32`.
         let word = unsafe { AtomicU64::from_ptr(p.cast()) };
         word.compare_exchange(old.to_le(), new.to_le(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -64,7 +74,7 @@ impl PhysMem for WalkMemory<'_> {
 /// Where a physical page is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Physical {
-    /// RAM: host address of the page, and whether decoded code lies in it.
+    /// RAM, or ROM that is not being written: host address of the page, and whether decoded code lies in it.
     Ram { host: *mut u8, code: bool },
     /// Nothing of ours: a device, or nobody.
     Device,
@@ -197,11 +207,11 @@ impl Cpu {
         self.wrap(addr.wrapping_add(len.saturating_sub(1))).map(drop)
     }
 
-    /// What is at a physical address.
-    pub(crate) fn physical(&self, phys: u64) -> Physical {
+    /// What is at a physical address for a read, or a `write`.
+    pub(crate) fn physical(&self, phys: u64, write: bool) -> Physical {
         for r in self.memory.regions() {
             let offset = (phys & !(PAGE - 1)).wrapping_sub(r.guest_addr());
-            if offset < r.len() {
+            if offset < r.len() && !(write && r.is_rom()) {
                 let code = r.code_marks()[(offset / PAGE) as usize].load(Ordering::Relaxed) != 0;
                 // SAFETY: the offset is inside of the region.
                 return Physical::Ram { host: unsafe { r.host_ptr().add(offset as usize) }, code };
@@ -214,7 +224,7 @@ impl Cpu {
     fn resolve(&mut self, addr: u64, access: Access) -> Result<(u64, Physical), Exception> {
         let page = self.translate(addr, access)?;
         let phys = page.address(if self.state.long_mode() { addr } else { addr & 0xffff_ffff });
-        let at = self.physical(phys);
+        let at = self.physical(phys, access.write);
         if let Physical::Ram { host, code } = at
             && access == self.access(access.write)
             && self.rights != rights::ALIGNED

@@ -23,13 +23,19 @@ impl Cpu {
                 scale: TscScale::from_khz(self.model.tsc_khz),
                 flags: FLAG_TSC_STABLE,
             };
-            // A guest that points it outside of RAM gets no clock.
-            let _ = self.memory.write(msr.pv_system_time & !ENABLED, &time.to_bytes(2));
+            self.publish(msr.pv_system_time & !ENABLED, &time.to_bytes(2));
         }
         if msr.pv_wall_clock != 0 {
             let wall = WallClock::new(self.clock.unix_ns(), now);
-            let _ = self.memory.write(msr.pv_wall_clock, &wall.to_bytes(2));
+            self.publish(msr.pv_wall_clock, &wall.to_bytes(2));
             self.state.msr.pv_wall_clock = 0;
+        }
+    }
+
+    /// Writes one. A guest that points it outside of RAM gets no clock.
+    fn publish(&self, addr: u64, bytes: &[u8]) {
+        if self.memory.find(addr).is_some_and(|(region, _)| !region.is_rom()) {
+            let _ = self.memory.write(addr, bytes);
         }
     }
 }

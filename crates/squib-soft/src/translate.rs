@@ -222,7 +222,7 @@ fn live_flags(insns: &[Insn], live: &mut Vec<bool>) {
 impl Cpu {
     /// Copies up to a window of code from one page of RAM, which it marks as code; `None` where there is no RAM.
     fn code_bytes(&mut self, phys: u64, out: &mut [u8; WINDOW]) -> Option<usize> {
-        let Physical::Ram { host, code } = self.physical(phys) else { return None };
+        let Physical::Ram { host, code } = self.physical(phys, false) else { return None };
         if !code {
             self.watch_code(phys & !(PAGE - 1));
         }

@@ -24,29 +24,59 @@ fn kvm() -> Option<KvmBackend> {
 
 /// Builds the machine on each backend there is, and lets `check` have it.
 fn on_each_backend(guest: &Guest, check: impl Fn(Machine)) {
-    check(machine(&SoftBackend::default(), guest));
+    on_each_backend_with(protocol(guest), &guest.image, check);
+}
+
+fn on_each_backend_with(protocol: Option<Protocol>, image: &[u8], check: impl Fn(Machine)) {
+    check(machine_with(&SoftBackend::default(), protocol, image));
     if let Some(kvm) = kvm() {
-        check(machine(&kvm, guest));
+        check(machine_with(&kvm, protocol, image));
     }
 }
 
 fn machine(backend: &dyn HypervisorBackend, guest: &Guest) -> Machine {
+    machine_with(backend, protocol(guest), &guest.image)
+}
+
+fn protocol(guest: &Guest) -> Option<Protocol> {
     let flat = |mode| Some(Protocol::Flat(Flat::at(guest.load_addr, mode)));
-    let protocol = match guest.mode {
+    match guest.mode {
         Mode::Real16 => flat(FlatMode::Real16),
         Mode::Long64 => flat(FlatMode::Long64),
         Mode::Multiboot => Some(Protocol::Multiboot),
-    };
+    }
+}
+
+fn machine_with(backend: &dyn HypervisorBackend, protocol: Option<Protocol>, image: &[u8]) -> Machine {
     let config = MachineConfig {
         memory_size: squib_guests::MEMORY_SIZE,
         vcpus: backend.capabilities().max_vcpus.min(2),
         irqchip: IrqchipKind::Full,
-        boot: BootSource { protocol, ..BootSource::new(&guest.image) },
+        boot: BootSource { protocol, ..BootSource::new(image) },
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
         console: Box::new(()),
     };
     Machine::new(backend, config).unwrap()
+}
+
+#[test]
+fn a_guest_cannot_write_its_firmware() {
+    let mut rom = vec![0; 64 << 10];
+    rom[0] = 0x21;
+    // mov byte cs:[0], 5Ah; mov al, cs:[0]; out F4h, al; hlt
+    let code = [0x2e, 0xc6, 0x06, 0, 0, 0x5a, 0x2e, 0xa0, 0, 0, 0xe6, 0xf4, 0xf4];
+    let (entry, vector) = (0xff00, 0xfff0);
+    rom[entry..entry + code.len()].copy_from_slice(&code);
+    // jmp entry
+    rom[vector..vector + 3].copy_from_slice(&[0xe9, 0x0d, 0xff]);
+    on_each_backend_with(Some(Protocol::Firmware), &rom, |machine| {
+        assert!(matches!(machine.run(0, &mut RecordingHost::new()), Ok(Stop::DebugExit(0x43))));
+        let mut byte = [0];
+        machine.ram().read(0xffff_0000, &mut byte).unwrap();
+        assert_eq!(byte, [0x21]);
+        assert_eq!(machine.stats().open_bus, 1, "the write was nobody's");
+    });
 }
 
 #[test]

@@ -53,7 +53,8 @@ impl Machine {
         for (slot, region) in (0..).zip(self.memory.regions()) {
             let slot = kvm_userspace_memory_region {
                 slot,
-                flags: if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+                flags: if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 }
+                    | if region.is_rom() { KVM_MEM_READONLY } else { 0 },
                 guest_phys_addr: region.guest_addr(),
                 memory_size: region.len(),
                 userspace_addr: region.host_ptr() as u64,

@@ -71,12 +71,10 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
     })
 }
 
-/// RAM, and memory for firmware of `len` bytes.
+/// RAM, and ROM for firmware of `len` bytes.
 fn with_rom(size: u64, len: usize) -> Result<Arc<GuestMemory>> {
     let rom = rom::range(len)?;
-    let mut ranges = GuestMemory::ranges(size);
-    ranges.push((rom.start, rom.end - rom.start));
-    GuestMemory::with_regions(&ranges)
+    GuestMemory::with_rom(&GuestMemory::ranges(size), &[(rom.start, rom.end - rom.start)])
 }
 
 /// The ports of the board. Firmware's log is for a device of the embedder's.
