@@ -120,9 +120,8 @@ impl Flow {
 /// The status flags that are undefined when code at `start` has come to `end` (or may have, where it branches).
 pub fn flags_at(mode: Mode, code: &[u8], start: u64, end: u64, rcx: u64) -> u64 {
     let decoder = || Decoder::with_ip(mode.bits(), code, start, DecoderOptions::NONE);
-    let until = |end: u64| {
+    let until = |end: u64, mut cl: Option<u8>| {
         let mut flow = Flow::default();
-        let mut cl = Some(rcx as u8);
         for i in &mut decoder() {
             if !flow.branched && i.ip() >= end && end >= start {
                 break;
@@ -131,9 +130,9 @@ pub fn flags_at(mode: Mode, code: &[u8], start: u64, end: u64, rcx: u64) -> u64 
         }
         flow.flags
     };
-    // Where code loops, what stands behind the end may have run before.
+    // Where code loops, what stands behind the end may have run before, and CL may have changed.
     let loops = decoder().into_iter().any(|i| (1..=i.ip()).contains(&i.near_branch_target()));
-    until(end) | if loops { until(u64::MAX) } else { 0 }
+    until(end, Some(rcx as u8)) | if loops { until(u64::MAX, None) } else { 0 }
 }
 
 #[cfg(test)]
@@ -160,6 +159,14 @@ mod tests {
         assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 5), AF | OF);
         // shl al, 9
         assert_eq!(flags_at(Mode::Bits64, &[0xc0, 0xe0, 9], 0, 3, 0), AF | OF | CF);
+    }
+
+    #[test]
+    fn a_loop_shifts_by_another_count() {
+        // shl al, cl; loop back to it
+        let code = [0xd2, 0xe0, 0xe2, 0xfc];
+        assert_eq!(flags_at(Mode::Bits64, &code[..2], 0x1000, 0x1002, 1), AF);
+        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1004, 1), AF | OF | CF);
     }
 
     #[test]
