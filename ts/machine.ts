@@ -281,20 +281,23 @@ function isTimeout(signal: AbortSignal | undefined): boolean {
 const MAX_STREAM = 256 << 20;
 
 async function readImage(image: string | URL): Promise<Uint8Array> {
-  await using file = await open(image);
-  if ((await file.stat()).isFile()) return await file.readFile();
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of file.createReadStream({ autoClose: false })) {
-    chunks.push(chunk);
-    length += chunk.length;
-    if (length > MAX_STREAM)
-      throw new SquibError(
-        'ERR_IMAGE_TOO_LARGE',
-        `${String(image)} does not end within 256 MiB; give a file`,
-      );
+  const file = await open(image);
+  try {
+    if ((await file.stat()).isFile()) return await file.readFile();
+    const chunks: Uint8Array[] = [];
+    let length = 0;
+    for await (const chunk of file.createReadStream({ autoClose: false })) {
+      chunks.push(chunk);
+      length += chunk.length;
+      if (length > MAX_STREAM) {
+        const message = `${String(image)} does not end within 256 MiB; give a file`;
+        throw new SquibError('ERR_IMAGE_TOO_LARGE', message);
+      }
+    }
+    return Buffer.concat(chunks, length);
+  } finally {
+    await file.close();
   }
-  return Buffer.concat(chunks, length);
 }
 
 async function imageBytes(image: Image | undefined, what: string): Promise<Uint8Array> {

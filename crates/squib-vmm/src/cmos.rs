@@ -1,26 +1,30 @@
-//! The CMOS clock on the board: its two ports, its interrupt line, and when that is due.
+//! The CMOS clock of a PC on its two ports.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use squib_core::{Clock, Result, Waker};
 use squib_devices::cmos;
 use squib_devices::rtc::Rtc;
 
+use crate::clock::{BoardClock, Registers};
 use crate::device::{Action, Device, bytes_from, each_byte};
 use crate::irq::IrqLine;
-use crate::machine::Timekeeper;
 
-/// The clock. Its interrupts come from the guest's accesses and from [`Timekeeper::tick`], which somebody calls in time.
-pub(crate) struct CmosClock {
-    clock: Arc<dyn Clock>,
-    /// Told when the next interrupt is due at another time than before.
-    waker: Arc<dyn Waker>,
-    state: Mutex<State>,
-}
+/// The clock and the memory beside it.
+pub(crate) type CmosClock = BoardClock<Rtc>;
 
-struct State {
-    rtc: Rtc,
-    irq: IrqLine,
+impl Registers for Rtc {
+    fn advance(&mut self, now_ns: u64) {
+        Self::advance(self, now_ns);
+    }
+
+    fn irq(&self) -> bool {
+        Self::irq(self)
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        Self::next_deadline(self)
+    }
 }
 
 impl CmosClock {
@@ -36,38 +40,7 @@ impl CmosClock {
         for (index, value) in cmos::contents(memory_size, vcpus) {
             rtc.set_cmos(index, value);
         }
-        Self { clock, waker, state: Mutex::new(State { rtc, irq }) }
-    }
-
-    fn access<T>(&self, access: impl FnOnce(&mut Rtc, u64) -> T) -> Result<T> {
-        let before = self.lock().rtc.next_deadline();
-        let (result, deadline) = self.with(access)?;
-        if deadline != before {
-            self.waker.wake();
-        }
-        Ok(result)
-    }
-
-    /// Lets `access` have the registers now, brings the line up to date, and says when the next interrupt is due.
-    fn with<T>(&self, access: impl FnOnce(&mut Rtc, u64) -> T) -> Result<(T, Option<u64>)> {
-        let mut state = self.lock();
-        let State { rtc, irq } = &mut *state;
-        let now_ns = self.clock.now_ns();
-        let result = access(rtc, now_ns);
-        rtc.advance(now_ns);
-        irq.set(rtc.irq())?;
-        Ok((result, rtc.next_deadline()))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // A thread that panicked leaves registers as sound as any guest could.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Timekeeper for CmosClock {
-    fn tick(&self) -> Result<Option<u64>> {
-        self.with(|_, _| ()).map(|(_, deadline)| deadline)
+        Self::with_registers(rtc, clock, waker, irq)
     }
 }
 

@@ -6,6 +6,7 @@
 mod acpi;
 pub mod boot;
 pub mod bus;
+mod clock;
 mod cmos;
 pub mod console;
 pub mod device;
