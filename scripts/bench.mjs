@@ -1,6 +1,6 @@
 // `npm run bench`: squib's figures, in one run. Compares with QEMU where that is installed.
 //
-//   node scripts/bench.mjs [workloads] [exits] [startup] [boot] [--rounds N] [--kernel F --busybox F]
+//   node scripts/bench.mjs [workloads] [exits] [startup] [boot] [--rounds N] [--workload NAME] [--kernel F --busybox F]
 //
 // Without --kernel, the boot bench takes the demo's kernel, and fetches it if the demo has not run yet.
 import { spawnSync } from 'node:child_process';

@@ -22,13 +22,15 @@ use std::process::ExitCode;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "usage: squib-bench [workloads] [exits] [startup] [boot] [--rounds N] \
-    [--kernel BZIMAGE --busybox STATIC_BUSYBOX]";
+    [--workload NAME] [--kernel BZIMAGE --busybox STATIC_BUSYBOX]";
 
 /// What the command line says.
 #[derive(Default)]
 struct Options {
     sections: Vec<String>,
     rounds: Option<usize>,
+    /// The only workload to run.
+    workload: Option<String>,
     kernel: Option<PathBuf>,
     busybox: Option<PathBuf>,
 }
@@ -58,6 +60,7 @@ fn parse(args: &[String]) -> Result<Options> {
         let mut value = || args.next().ok_or_else(|| format!("{arg} wants a value\n{USAGE}"));
         match arg.as_str() {
             "--rounds" => options.rounds = Some(value()?.parse()?),
+            "--workload" => options.workload = Some(value()?.clone()),
             "--kernel" => options.kernel = Some(value()?.into()),
             "--busybox" => options.busybox = Some(value()?.into()),
             section if SECTIONS.contains(&section) => options.sections.push(arg.clone()),
@@ -73,7 +76,7 @@ fn parse(args: &[String]) -> Result<Options> {
 fn run(options: &Options) -> Result<()> {
     for section in &options.sections {
         match section.as_str() {
-            "workloads" => workloads::run(options.rounds.unwrap_or(5))?,
+            "workloads" => workloads::run(options.rounds.unwrap_or(5), options.workload.as_deref())?,
             "exits" => exits::run(options.rounds.unwrap_or(11))?,
             "startup" => startup::run(options.rounds.unwrap_or(101))?,
             _ => boot::run(options)?,

@@ -27,19 +27,33 @@ struct Run {
     instructions: f64,
 }
 
-pub(crate) fn run(rounds: usize) -> Result<()> {
+/// Measures `only` that one, or all of them.
+pub(crate) fn run(rounds: usize, only: Option<&str>) -> Result<()> {
     println!(
         "workload      M instr  native s    soft s  soft MIPS  soft/native    qemu s  qemu/native  soft/qemu"
     );
+    if let Some(only) = only.filter(|only| !INTEGER.contains(only) && !OTHERS.contains(only)) {
+        return Err(format!(
+            "there is no workload {only}: there are {}",
+            [&INTEGER[..], &OTHERS].concat().join(", ")
+        )
+        .into());
+    }
     let overhead = qemu_overhead(rounds)?;
     let (mut mips, mut slower) = (Vec::new(), Vec::new());
     for (i, name) in INTEGER.into_iter().chain(OTHERS).enumerate() {
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
         let row = measure(name, rounds, overhead)?;
         print_row(name, &row);
         if i < INTEGER.len() {
             mips.push(row.mips());
             slower.push(row.soft / row.native);
         }
+    }
+    if only.is_some() {
+        return Ok(());
     }
     println!(
         "geometric mean of the {} integer workloads: {:.0} MIPS, {:.1} times native",
