@@ -44,9 +44,7 @@ impl Case {
 
     /// Linear address of the first instruction.
     pub fn start(&self) -> u64 {
-        let based = matches!(self.mode, Mode::Real | Mode::Protected);
-        let base = if based { self.mode.base_of(self.state.segments[1]) } else { 0 };
-        base.wrapping_add(self.state.rip)
+        self.mode.code_base(self.state.segments[1]).wrapping_add(self.state.rip)
     }
 
     /// The code in one piece.

@@ -138,6 +138,11 @@ impl Mode {
         }
     }
 
+    /// The base that loading `selector` gives CS. In 64-bit code it does not count.
+    pub fn code_base(self, selector: u16) -> u64 {
+        if self.bits() == 64 { 0 } else { self.base_of(selector) }
+    }
+
     /// The base that loading `selector` gives FS or GS.
     pub fn base_of(self, selector: u16) -> u64 {
         if self == Self::Real { u64::from(selector) << 4 } else { base_of(selector) }

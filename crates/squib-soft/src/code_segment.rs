@@ -1,6 +1,7 @@
 //! Where RIP points: the code segment as instruction fetch sees it.
 
 use squib_x86::state::sreg;
+use squib_x86::system::is_canonical;
 use squib_x86::{CodeMode, CpuState, Exception};
 
 /// What CS says about the code at an offset.
@@ -22,6 +23,11 @@ impl CodeSegment {
             CodeMode::Bits64 => Self { mode: CodeMode::Bits64, base: 0, limit: u64::MAX },
             mode => Self { mode, base: cs.base, limit: cs.limit.into() },
         }
+    }
+
+    /// Whether a branch to offset `rip` does not fault.
+    pub(crate) fn admits(&self, rip: u64) -> bool {
+        if self.mode == CodeMode::Bits64 { is_canonical(rip) } else { rip <= self.limit }
     }
 
     /// The linear address of offset `rip`.

@@ -457,12 +457,23 @@ impl Cpu {
     /// Pushes on a stack that is not flat.
     #[cold]
     pub(crate) fn push_segmented(&mut self, size: Size, v: u64) -> Result<(), Halted> {
-        let width = self.state.stack_size();
-        let sp = width.trunc(self.state.r[RSP].wrapping_sub(size.bytes()));
-        let addr = self.segmented(sreg::SS as u8, sp, size.bytes(), true)?;
+        let (addr, sp) = self.below_stack(size)?;
         self.store(addr, size, v)?;
-        self.set_sp(width, sp);
+        self.set_sp(self.state.stack_size(), sp);
         Ok(())
+    }
+
+    /// Checks that a push does not fault.
+    #[cold]
+    pub(crate) fn check_push(&mut self, size: Size) -> Result<(), Halted> {
+        let (addr, _) = self.below_stack(size)?;
+        self.check_write(addr, size.bytes())
+    }
+
+    /// The linear address that a push writes to, and the stack pointer after it.
+    fn below_stack(&mut self, size: Size) -> Result<(u64, u64), Halted> {
+        let sp = self.state.stack_size().trunc(self.state.r[RSP].wrapping_sub(size.bytes()));
+        Ok((self.segmented(sreg::SS as u8, sp, size.bytes(), true)?, sp))
     }
 
     /// Reads at `offset` of a stack that is not flat.

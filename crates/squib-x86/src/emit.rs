@@ -149,6 +149,8 @@ pub trait Emit {
     fn place_store(&mut self, size: Size, p: Self::Place, v: Self::V) -> Result<(), Self::Stop>;
     /// Pushes on the stack.
     fn push(&mut self, size: Size, v: Self::V) -> Result<(), Self::Stop>;
+    /// Checks that the stack can be pushed on.
+    fn check_push(&mut self, size: Size) -> Result<(), Self::Stop>;
     /// What the stack holds at register `base` (RSP or RBP).
     fn peek(&mut self, size: Size, base: u8) -> Result<Self::V, Self::Stop>;
     /// Moves the stack pointer up by `bytes`.
@@ -193,8 +195,15 @@ pub trait Emit {
     /// Whether a condition holds.
     fn cond(&mut self, cc: Cond) -> Self::C;
 
-    /// Checks that an indirect branch may go there: in 64-bit mode, #GP(0) where the address is not canonical.
+    /// Whether the targets of relative branches have to be checked. Where code is known to be 64-bit they need not be: that such an
+    /// address is canonical is seen when it is decoded.
+    fn checks_relative(&self) -> bool {
+        true
+    }
+    /// Checks that a branch may go there: #GP(0) beyond CS's limit, or in 64-bit mode where the address is not canonical.
     fn check_target(&mut self, target: Self::V) -> Result<(), Self::Stop>;
+    /// The same where `c`.
+    fn check_target_if(&mut self, c: Self::C, target: Self::V) -> Result<(), Self::Stop>;
     /// Continues at `target`.
     fn jump(&mut self, target: Self::V) -> Result<(), Self::Stop>;
     /// Continues at `target` where `c`, else with the next instruction.

@@ -296,12 +296,9 @@ fn stack_slot(i: &Instruction, default: Size) -> Size {
         Code::Leavew => Size::B2,
         Code::Leaved => Size::B4,
         Code::Leaveq => Size::B8,
-        Code::Jmp_rm16
-        | Code::Retnw
-        | Code::Retnw_imm16
-        | Code::Retfw
-        | Code::Retfw_imm16
-        | Code::Enterw_imm16_imm8 => Size::B2,
+        Code::Retnw | Code::Retnw_imm16 | Code::Retfw | Code::Retfw_imm16 | Code::Enterw_imm16_imm8 => {
+            Size::B2
+        }
         Code::Retnd | Code::Retnd_imm16 | Code::Retfd | Code::Retfd_imm16 | Code::Enterd_imm16_imm8 => {
             Size::B4
         }

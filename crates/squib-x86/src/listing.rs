@@ -145,6 +145,11 @@ impl Emit for Listing {
         Ok(())
     }
 
+    fn check_push(&mut self, size: Size) -> Result<(), Infallible> {
+        self.line(format_args!("check.push{}", suffix(size)));
+        Ok(())
+    }
+
     fn peek(&mut self, size: Size, base: u8) -> Result<Value, Infallible> {
         Ok(self.temp(format_args!("peek{} {}", suffix(size), gpr(base))))
     }
@@ -227,6 +232,11 @@ impl Emit for Listing {
 
     fn check_target(&mut self, target: Value) -> Result<(), Infallible> {
         self.line(format_args!("check.target {target}"));
+        Ok(())
+    }
+
+    fn check_target_if(&mut self, c: Value, target: Value) -> Result<(), Infallible> {
+        self.line(format_args!("check.target {target} if {c}"));
         Ok(())
     }
 

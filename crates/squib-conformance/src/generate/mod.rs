@@ -341,10 +341,11 @@ impl<'a> Draft<'a> {
         // mov byte [disp32], imm8 is 7 bytes long; in 64-bit mode the address is relative.
         let between: Vec<u8> = (0..self.r.below(3)).map(|_| self.r.pick(&[0xf8, 0xf9, 0x99])).collect();
         let target = store + 7 + between.len() as u64;
-        let shown = if self.r.chance(30) && target < layout::CODE + PAGE {
-            target - layout::CODE + layout::ALIAS
+        let linear = self.code_base() + target;
+        let shown = if self.r.chance(30) && linear < layout::CODE + PAGE {
+            linear - layout::CODE + layout::ALIAS
         } else {
-            target
+            linear
         };
         let disp = match self.pool.mode {
             Mode::Bits32 => shown.wrapping_sub(self.base_of(Register::DS)),
@@ -376,8 +377,9 @@ impl<'a> Draft<'a> {
     /// A place for control to go on after instruction `from`.
     fn destination(&mut self, from: usize) -> u64 {
         let later = (self.code.len() - from) as u64;
-        match self.r.below(40) {
-            0 => self.r.pick(&[layout::DATA, layout::BASE, layout::READ_ONLY, layout::CODE + 2 * PAGE]),
+        let wrong = if self.code_base() == 0 { 2 } else { 20 };
+        match self.r.below(100) {
+            n if n < wrong => self.wrong_destination(),
             _ => {
                 let index = from + 1 + self.r.below(later) as usize;
                 self.address_of(index)
@@ -400,7 +402,9 @@ impl<'a> Draft<'a> {
     fn aim(&mut self) {
         for index in 0..self.instructions.len() {
             let mut i = self.instructions[index];
-            if i.op_count() == 0 || !matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32) {
+            if !matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
+                || i.op_count() == 0
+            {
                 continue;
             }
             let counts = matches!(i.mnemonic(), M::Loop | M::Loope | M::Loopne);
@@ -411,15 +415,18 @@ impl<'a> Draft<'a> {
                 } else {
                     self.destination(index)
                 };
-            match i.op0_kind() {
-                OpKind::NearBranch32 => i.set_near_branch32(target as u32),
-                _ => i.set_near_branch64(target),
-            }
-            let mut encoder = Encoder::new(self.pool.mode.bits());
-            if encoder.encode(&i, self.address_of(index)).is_ok() {
-                let bytes = encoder.take_buffer();
-                if bytes.len() == self.code[index].len() {
+            // A short branch may not reach it.
+            for target in [target, self.address_of(index + 1)] {
+                match i.op0_kind() {
+                    OpKind::NearBranch16 => i.set_near_branch16(target as u16),
+                    OpKind::NearBranch32 => i.set_near_branch32(target as u32),
+                    _ => i.set_near_branch64(target),
+                }
+                let mut encoder = Encoder::new(self.pool.mode.bits());
+                let encoded = encoder.encode(&i, self.address_of(index)).map(|_| encoder.take_buffer());
+                if let Some(bytes) = encoded.ok().filter(|bytes| bytes.len() == self.code[index].len()) {
                     self.code[index] = bytes;
+                    break;
                 }
             }
         }

@@ -23,6 +23,10 @@ const CODE: [u16; 10] = [
 /// Local data segments whose limits matter.
 const LIMITED: [u16; 5] = [0x17, 0x1f, 0x27, 0x2f, 0x6f];
 
+/// A local code segment with a base and a limit, and its last offset.
+const LIMITED_CODE: u16 = 0x5f;
+const LAST: u64 = 0x17ff;
+
 /// Those that may be stacks: they expand downwards, one of them with a 16-bit stack pointer.
 const STACKS: [u16; 2] = [0x27, 0x2f];
 
@@ -35,6 +39,29 @@ impl Draft<'_> {
             (_, Mode::Bits32) => layout::base_of(self.state.segments[index]),
             _ => 0,
         }
+    }
+
+    /// The base of CS as long as nothing loads it.
+    pub(super) fn code_base(&self) -> u64 {
+        self.pool.mode.code_base(self.state.segments[1])
+    }
+
+    /// Where a branch may go that is to go wrong: nowhere, to data, and in a segment with a limit to both sides of that.
+    pub(super) fn wrong_destination(&mut self) -> u64 {
+        if self.state.segments[1] == LIMITED_CODE && self.r.chance(80) {
+            return self.r.pick(&[
+                LAST - 1,
+                LAST,
+                LAST + 1,
+                LAST + 0x100,
+                0x1_0000 + LAST,
+                0xffff,
+                u32::MAX.into(),
+            ]);
+        }
+        let addr =
+            self.r.pick(&[layout::DATA, layout::BASE, layout::READ_ONLY, layout::CODE + 2 * layout::PAGE]);
+        addr.wrapping_sub(self.code_base()) & self.address_mask()
     }
 
     /// The linear address of the top of the stack, as long as nothing moves it.
@@ -55,6 +82,13 @@ impl Draft<'_> {
                     self.state.bases[index - 4] = layout::base_of(chosen);
                 }
             }
+        }
+        if self.r.chance(8) {
+            self.state.segments[1] = LIMITED_CODE;
+            let before_end = LAST - self.r.below(40);
+            let offset = self.state.rip - self.code_base();
+            self.state.rip = if self.r.chance(50) { before_end } else { offset.min(before_end) };
+            self.ip = self.state.rip;
         }
         if self.r.chance(5) {
             let chosen = self.r.pick(&STACKS);

@@ -18,6 +18,9 @@ use crate::op::Op;
 
 /// How an operation names its memory operand.
 pub trait MemForm: Copy {
+    /// Only 64-bit code has operands of this form, and what is decoded with it.
+    const BITS64: bool;
+
     /// The effective address.
     fn offset(self, cpu: &Cpu) -> u64;
     /// Whether it lies in the stack segment.
@@ -48,6 +51,8 @@ impl Simple {
 }
 
 impl MemForm for Simple {
+    const BITS64: bool = true;
+
     #[inline(always)]
     fn offset(self, cpu: &Cpu) -> u64 {
         cpu.state.r[usize::from(self.base & 31)].wrapping_add(self.disp as u64)
@@ -80,6 +85,8 @@ impl Full {
 }
 
 impl MemForm for Full {
+    const BITS64: bool = true;
+
     #[inline(always)]
     fn offset(self, cpu: &Cpu) -> u64 {
         let r = &cpu.state.r;
@@ -99,6 +106,8 @@ impl MemForm for Full {
 }
 
 impl MemForm for MemRef {
+    const BITS64: bool = false;
+
     fn offset(self, cpu: &Cpu) -> u64 {
         let r = &cpu.state.r;
         let index = r[usize::from(self.index & 31)] << (self.scale & 3);
@@ -293,6 +302,10 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
         }
     }
 
+    fn check_push(&mut self, size: Size) -> Result<(), Halted> {
+        self.cpu.check_push(size)
+    }
+
     #[inline(always)]
     fn peek(&mut self, size: Size, base: u8) -> Result<u64, Halted> {
         let offset = self.cpu.state.r[usize::from(base & 15)];
@@ -431,11 +444,19 @@ impl<M: MemForm, const FLAGS: bool, const KIND: u8> Emit for Interp<'_, M, FLAGS
     }
 
     #[inline(always)]
+    fn checks_relative(&self) -> bool {
+        !M::BITS64
+    }
+
+    #[inline(always)]
     fn check_target(&mut self, target: u64) -> Result<(), Halted> {
-        if self.cpu.flat_stack() && !is_canonical(target) {
-            return Err(self.cpu.halt(Stop::Fault(Exception::GP0)));
-        }
-        Ok(())
+        let admitted = if M::BITS64 { is_canonical(target) } else { self.cpu.decoded.admits(target) };
+        if admitted { Ok(()) } else { Err(self.cpu.halt(Stop::Fault(Exception::GP0))) }
+    }
+
+    #[inline(always)]
+    fn check_target_if(&mut self, c: bool, target: u64) -> Result<(), Halted> {
+        if c { self.check_target(target) } else { Ok(()) }
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ use squib_x86::sem::alu::Alu;
 use squib_x86::sem::bits::BitOp;
 use squib_x86::sem::{ConditionalKind, alu_op, condition, shift_op, unary_op};
 use squib_x86::simd::{self, VecOp};
+use squib_x86::system::is_canonical;
 use squib_x86::{CodeMode, FlagOp, Size};
 
 pub use crate::interp::emitter::UNKNOWN;
@@ -463,7 +464,11 @@ impl Builder<'_> {
         (self.i.next.wrapping_sub(self.cx.page) as u16).to_le_bytes()
     }
 
+    /// A relative branch. Its handler does not look at where it goes.
     fn branch(&self, run: Handler, target: u64) -> Option<Chosen> {
+        if !is_canonical(target) {
+            return None;
+        }
         let offset = i32::try_from(target.wrapping_sub(self.cx.page) as i64).ok()?;
         let [b, c] = self.next();
         Some(Chosen { op: self.op(run, 0, b, c, offset), extension: None })

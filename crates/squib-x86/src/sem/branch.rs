@@ -28,26 +28,34 @@ pub fn is_far(code: Code) -> bool {
 pub fn jcc<E: Emit + ?Sized>(e: &mut E, cc: Cond, target: Operand<E::Mem>) -> Result<(), E::Stop> {
     let c = e.cond(cc);
     let target = e.read(Size::B8, target)?;
+    check_relative(e, c, target)?;
     e.jump_if(c, target)
 }
 
-/// Whether a jump or call may go anywhere; relative ones stay near the code that they are in.
+/// Checks the target of a conditional branch, which is relative.
 #[inline(always)]
-fn is_indirect<M>(target: &Operand<M>) -> bool {
-    !matches!(target, Operand::Imm(_))
+fn check_relative<E: Emit + ?Sized>(e: &mut E, c: E::C, target: E::V) -> Result<(), E::Stop> {
+    if e.checks_relative() { e.check_target_if(c, target) } else { Ok(()) }
+}
+
+/// Whether a jump or call to `target` has to check where it goes.
+#[inline(always)]
+fn is_checked<E: Emit + ?Sized>(e: &E, target: &Operand<E::Mem>) -> bool {
+    !matches!(target, Operand::Imm(_)) || e.checks_relative()
 }
 
 /// JMP.
 #[inline(always)]
 pub fn jmp<E: Emit + ?Sized>(e: &mut E, size: Size, target: Operand<E::Mem>) -> Result<(), E::Stop> {
     let address = e.read(size, target)?;
-    if is_indirect(&target) {
+    if is_checked(e, &target) {
         e.check_target(address)?;
     }
     e.jump(address)
 }
 
-/// CALL; `next` is the return address, which is written before the target is checked, as on hardware.
+/// CALL; `next` is the return address. In 64-bit mode it is written before the target is checked, as on hardware; elsewhere the
+/// limit of CS comes first, and after the stack's own checks.
 #[inline(always)]
 pub fn call<E: Emit + ?Sized>(
     e: &mut E,
@@ -57,13 +65,21 @@ pub fn call<E: Emit + ?Sized>(
 ) -> Result<(), E::Stop> {
     let address = e.read(size, target)?;
     let next = e.imm(size.trunc(next));
-    let top = e.get(Size::B8, RSP);
-    e.push(size, next)?;
-    if is_indirect(&target)
-        && let Err(stop) = e.check_target(address)
-    {
-        e.set(Size::B8, RSP, top);
-        return Err(stop);
+    if size == Size::B8 {
+        let top = e.get(Size::B8, RSP);
+        e.push(size, next)?;
+        if is_checked(e, &target)
+            && let Err(stop) = e.check_target(address)
+        {
+            e.set(Size::B8, RSP, top);
+            return Err(stop);
+        }
+    } else {
+        if is_checked(e, &target) {
+            e.check_push(size)?;
+            e.check_target(address)?;
+        }
+        e.push(size, next)?;
     }
     e.jump(address)
 }
@@ -84,6 +100,7 @@ pub fn jcxz<E: Emit + ?Sized>(e: &mut E, addr: Size, target: Operand<E::Mem>) ->
     let zero = e.imm(0);
     let c = e.cmp(Cmp::Eq, count, zero);
     let target = e.read(Size::B8, target)?;
+    check_relative(e, c, target)?;
     e.jump_if(c, target)
 }
 
@@ -105,9 +122,10 @@ pub fn loop_<E: Emit + ?Sized>(
             e.sel(c, one, zero)
         }
     };
-    e.set(addr, RCX, count);
     let left = e.cmp(Cmp::Ne, count, zero);
     let goes_on = e.sel(left, goes_on, zero);
     let c = e.cmp(Cmp::Ne, goes_on, zero);
+    check_relative(e, c, target)?;
+    e.set(addr, RCX, count);
     e.jump_if(c, target)
 }

@@ -218,7 +218,9 @@ pub fn lift<E: Emit<Mem = MemRef>>(e: &mut E, i: &Insn) -> Result<(), E::Stop> {
         M::Shrx => bmi::shift(e, Bin::Shr, size, a, b, c),
         M::Jmp if matches!(a, Operand::Imm(_)) && b != Operand::None => e.helper(i),
         M::Call if matches!(a, Operand::Imm(_)) && b != Operand::None => e.helper(i),
-        M::Jmp if !branch::is_far(i.code) => branch::jmp(e, i.stack, a),
+        // A relative target is cut to the operand's size already.
+        M::Jmp if matches!(a, Operand::Imm(_)) => branch::jmp(e, Size::B8, a),
+        M::Jmp if !branch::is_far(i.code) => branch::jmp(e, size, a),
         M::Call if !branch::is_far(i.code) => branch::call(e, i.stack, a, i.next),
         M::Ret => branch::ret(e, i.stack, a),
         M::Jcxz | M::Jecxz | M::Jrcxz => branch::jcxz(e, i.addr, a),
