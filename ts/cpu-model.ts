@@ -2,9 +2,9 @@
 import { invalid } from './errors.js';
 
 /**
- * A CPU model of the soft backend: `v1` (the default: x86-64-v1), `v2` (x86-64-v2) or `max` (all there is), and features by
- * their names in `/proc/cpuinfo` added and taken away, as in `v2,+aes,-popcnt`. Unknown names are `ERR_INVALID_ARGUMENT`,
- * and the message lists the known ones.
+ * A CPU model of the soft backend: `v1` (the default: x86-64-v1), `v2` (x86-64-v2) or `max` (all there is), features by
+ * their names in `/proc/cpuinfo` added and taken away, and whose processor it is: `v2,+aes,-popcnt`, `max,vendor=amd`
+ * (`intel` is the default). Unknown names are `ERR_INVALID_ARGUMENT`, and the message lists the known ones.
  */
 export type CpuModel = string;
 

@@ -6,7 +6,10 @@ mod support;
 use iced_x86::code_asm::*;
 use squib_core::x86::bits;
 use squib_core::{VmEntry, VmExit};
-use support::{APIC, CODE, DATA, ENABLE_APIC, HANDLERS, LOG, Seen, enable_apic, handler, seen, start};
+use squib_soft::{CpuModel, SoftBackend};
+use support::{
+    APIC, CODE, DATA, ENABLE_APIC, HANDLERS, LOG, Seen, enable_apic, handler, seen, start, start_on,
+};
 
 const STEP: u64 = 1 << 14;
 
@@ -206,6 +209,59 @@ fn system_calls_trap_by_the_flags_they_end_with() {
             if single_step_begins_in_the_kernel { vec![seen(1, 2, STEP), seen(1, 3, STEP)] } else { vec![] };
         assert_eq!(s.run().1, expected);
     }
+}
+
+#[test]
+fn on_amd_system_calls_of_compatibility_mode_trap_likewise() {
+    let mut s = start_on(&SoftBackend::new(CpuModel::parse("max,vendor=amd").unwrap()), true, |a| {
+        // Into the kernel, and back to 32-bit code.
+        a.xor(esi, esi)?;
+        a.mov(ebp, (CODE + 0x200) as u32)?;
+        a.syscall()
+    });
+    let assemble = |at: u64, bits, program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+        let mut a = CodeAssembler::new(bits).unwrap();
+        program(&mut a).unwrap();
+        s.memory.write(at, &a.assemble(at).unwrap()).unwrap();
+    };
+    assemble(CODE + 0x100, 64, &|a| {
+        a.mov(ecx, ebp)?;
+        a.sysret()
+    });
+    assemble(CODE + 0x180, 64, &|a| {
+        let mut second = a.create_label();
+        a.inc(esi)?;
+        a.cmp(esi, 2)?;
+        a.je(second)?;
+        a.mov(edx, ecx)?;
+        a.or(r11d, bits::RFLAGS_TF as i32)?;
+        a.sysret()?;
+        a.set_label(&mut second)?;
+        a.hlt()
+    });
+    assemble(CODE + 0x200, 32, &|a| {
+        a.pushfd()?;
+        a.or(dword_ptr(esp), bits::RFLAGS_TF as i32)?;
+        a.popfd()?;
+        a.syscall()?;
+        a.syscall()
+    });
+    s.memory.write(0x1018, &0x00cf_fb00_0000_ffff_u64.to_le_bytes()).unwrap();
+    s.memory.write(0x1028, &0x00af_fb00_0000_ffff_u64.to_le_bytes()).unwrap();
+    let x86 = s.vcpu.x86().unwrap();
+    let mut system = x86.system_registers().unwrap();
+    system.efer |= bits::EFER_SCE;
+    system.gdt.limit = 47;
+    x86.set_system_registers(&system).unwrap();
+    let (star, lstar, cstar, mask) = (0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084);
+    for (msr, value) in
+        [(star, 0x18 << 48 | 8 << 32), (lstar, CODE + 0x100), (cstar, CODE + 0x180), (mask, 0x100)]
+    {
+        x86.set_msr(msr, value).unwrap();
+    }
+    let (r, log) = s.run();
+    assert_eq!((r.rsi, r.rdx), (2, CODE + 0x20b));
+    assert_eq!(log, [seen(1, 0x20b, STEP)]);
 }
 
 #[test]

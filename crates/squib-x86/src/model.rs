@@ -295,13 +295,50 @@ const REQUIRES: &[(Feature, Feature)] = {
 /// The named models.
 const NAMED: &[(&str, Features)] = &[("v1", V1), ("v2", V2), ("max", IMPLEMENTED)];
 
+/// Whose processor it is. In what they do not share, instructions follow the maker's manual; `docs/design/cpu-model.md` lists
+/// where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vendor {
+    /// Intel, family 6, model 0x1C, stepping 10.
+    #[default]
+    Intel,
+    /// AMD, family 0x11, model 3, stepping 1.
+    Amd,
+}
+
+impl Vendor {
+    /// Twelve characters of leaf 0.
+    pub const fn id(self) -> &'static [u8; 12] {
+        match self {
+            Self::Intel => b"GenuineIntel",
+            Self::Amd => b"AuthenticAMD",
+        }
+    }
+
+    /// Leaf 1 EAX: family, model and stepping in their encoding.
+    pub const fn signature(self) -> u32 {
+        match self {
+            Self::Intel => 0x0001_06ca,
+            Self::Amd => 0x0020_0f31,
+        }
+    }
+
+    fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "intel" => Ok(Self::Intel),
+            "amd" => Ok(Self::Amd),
+            _ => Err(invalid(format!("there is no CPU vendor '{name}'; there are intel and amd"))),
+        }
+    }
+}
+
 /// A processor as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuModel {
     /// Feature bits.
     pub features: Features,
-    /// Leaf 1 EAX: family, model and stepping in their encoding.
-    pub signature: u32,
+    /// Whose it is.
+    pub vendor: Vendor,
     /// Physical address bits, 36 to 52.
     pub physical_bits: u8,
     /// Ticks of the time-stamp counter in a millisecond. 1,000,000 makes a tick a nanosecond.
@@ -311,8 +348,6 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    /// Twelve characters of leaf 0.
-    pub const VENDOR: &'static [u8; 12] = b"GenuineIntel";
     /// The name in leaves 0x8000_0002 to 0x8000_0004.
     pub const BRAND: &'static str = "squib virtual CPU";
     /// Bits of a linear address that count: 4-level paging.
@@ -334,11 +369,11 @@ impl CpuModel {
     }
 
     const fn with_features(features: Features) -> Self {
-        // Family 6 model 0x1C stepping 10.
-        Self { features, signature: 0x0001_06ca, physical_bits: 46, tsc_khz: 1_000_000, cpus: 1 }
+        Self { features, vendor: Vendor::Intel, physical_bits: 46, tsc_khz: 1_000_000, cpus: 1 }
     }
 
-    /// A model by name with features added and taken away: `v1`, `v2`, `max`, `max,-smap`, `v2,+aes`.
+    /// A model by name with features added and taken away, and a vendor other than Intel: `v1`, `v2`, `max`, `max,-smap`,
+    /// `v2,+aes,vendor=amd`.
     ///
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] for unknown names, listing those there are, and for a set that no processor has.
@@ -350,11 +385,20 @@ impl CpuModel {
             return Err(invalid(format!("there is no CPU model '{name}'; there are {}", names.join(", "))));
         };
         let mut unknown = Vec::new();
+        let mut vendor = Vendor::default();
         for part in parts {
+            if let Some(name) = part.strip_prefix("vendor=") {
+                vendor = Vendor::by_name(name)?;
+                continue;
+            }
             let (on, feature) = match (part.strip_prefix('+'), part.strip_prefix('-')) {
                 (Some(f), _) => (true, f),
                 (_, Some(f)) => (false, f),
-                _ => return Err(invalid(format!("'{part}' in a CPU model wants a + or - before it"))),
+                _ => {
+                    return Err(invalid(format!(
+                        "'{part}' in a CPU model wants a + or - before it, or is vendor=…"
+                    )));
+                }
             };
             match Feature::by_name(feature) {
                 Some(feature) => features.set(feature, on),
@@ -373,7 +417,7 @@ impl CpuModel {
         if let Some((feature, needs)) = broken {
             return Err(invalid(format!("CPU feature '{}' needs '{}'", feature.name(), needs.name())));
         }
-        Ok(Self::with_features(features))
+        Ok(Self { vendor, ..Self::with_features(features) })
     }
 
     /// Whether the model offers `feature`.
@@ -440,6 +484,16 @@ mod tests {
     fn features_are_added_and_taken_away() {
         let m = CpuModel::parse("v1,+fsgsbase,-pge").unwrap();
         assert!(m.has(Feature::FSGSBASE) && !m.has(Feature::PGE) && m.has(Feature::LM));
+    }
+
+    #[test]
+    fn a_vendor_is_chosen() {
+        assert_eq!(CpuModel::v1().vendor, Vendor::Intel);
+        let amd = CpuModel::parse("max,vendor=amd,-pku").unwrap();
+        assert_eq!((amd.vendor, amd.has(Feature::PKU)), (Vendor::Amd, false));
+        let error = CpuModel::parse("v1,vendor=via").unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
+        assert!(error.to_string().contains("intel and amd"), "{error}");
     }
 
     #[test]

@@ -66,6 +66,15 @@ pub fn handler(a: &mut CodeAssembler, vector: u32, error: bool, skip: i32) -> Re
 /// A program in 64-bit mode that ends in HLT, with RBX at [`DATA`]. An instruction that faults is skipped, as one of three
 /// bytes. With `user` it runs in ring 3 with alignment checks, in the first 2 MiB, and ends in an access to port 0x80.
 pub fn start(user: bool, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Started {
+    start_on(&SoftBackend::new(CpuModel::max()), user, program)
+}
+
+/// The same on a backend with another CPU.
+pub fn start_on(
+    backend: &SoftBackend,
+    user: bool,
+    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Started {
     let mut a = CodeAssembler::new(64).unwrap();
     program(&mut a).unwrap();
     let image = a.assemble(CODE).unwrap();
@@ -76,7 +85,7 @@ pub fn start(user: bool, program: impl FnOnce(&mut CodeAssembler) -> Result<(), 
         waker: ThreadWaker::new(),
     };
     let memory = config.memory.clone();
-    let vm = SoftBackend::new(CpuModel::max()).create_vm(&config).unwrap();
+    let vm = backend.create_vm(&config).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();
     Guest { name: "test", about: "a test", mode: Mode::Long64, load_addr: CODE, image }
         .start(&memory, &mut *vcpu)

@@ -1,16 +1,17 @@
-//! CPUID (Intel SDM vol. 2A, "CPUID"; Linux `Documentation/virt/kvm/x86/cpuid.rst` for leaves 0x4000_0000 on).
+//! CPUID (Intel SDM vol. 2A, "CPUID"; AMD APM vol. 3, appendix E; Linux `Documentation/virt/kvm/x86/cpuid.rst` for leaves 0x4000_0000 on).
 
 use squib_core::x86::{CpuidResult, bits::CR4_OSXSAVE};
 
 use crate::env::Env;
-use crate::model::{CpuModel, Feature, Word};
+use crate::model::{CpuModel, Feature, Vendor, Word};
 use crate::state::CpuState;
 
 use super::bits::CR4_PKE;
 use super::msr;
 
-/// Highest basic leaf.
+/// Highest basic leaf, of Intel's and of AMD's.
 const MAX_BASIC: u32 = 0x16;
+const MAX_BASIC_AMD: u32 = 0xd;
 /// Highest hypervisor leaf.
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 /// Highest extended leaf.
@@ -24,6 +25,10 @@ const KVM_FEATURES: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 24;
 const APIC_FEATURE: u32 = 1 << 9;
 /// Leaf 0x8000_0001, EDX: execution can be forbidden.
 const NX_FEATURE: u32 = 1 << 20;
+/// Leaf 0x8000_0001, ECX: several processors in leaf 1 are cores, not threads.
+const CMP_LEGACY: u32 = 1 << 1;
+/// The bits of leaf 1, EDX, that AMD's processors repeat in leaf 0x8000_0001.
+const REPEATED: u32 = 0x0183_f3ff;
 
 /// Frequency of the local APIC's timer and of the crystal in leaf 0x15, in Hz.
 pub const APIC_HZ: u32 = 1_000_000_000;
@@ -38,6 +43,12 @@ struct Cache {
 }
 
 const LINE: u32 = 64;
+
+impl Cache {
+    const fn bytes(&self) -> u32 {
+        self.ways * self.sets * LINE
+    }
+}
 
 /// 32 KiB + 32 KiB, 512 KiB, 16 MiB. Nothing is cached; guests take string-move thresholds from the sizes.
 const CACHES: [Cache; 4] = [
@@ -59,19 +70,27 @@ pub fn cpuid<E: Env + ?Sized>(env: &mut E) {
 pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> CpuidResult {
     let f = |word| model.features.word(word);
     let result = |eax, ebx, ecx, edx| CpuidResult { eax, ebx, ecx, edx };
+    let amd = model.vendor == Vendor::Amd;
     match leaf {
         0 => {
-            let [b, d, c] = words(CpuModel::VENDOR);
+            let [b, d, c] = words(model.vendor.id());
             let limited = state.msr.misc_enable & msr::LIMIT_CPUID != 0;
-            result(if limited { 2 } else { MAX_BASIC }, b, c, d)
+            let highest = if amd { MAX_BASIC_AMD } else { MAX_BASIC };
+            result(if limited { 2 } else { highest }, b, c, d)
         }
         1 => {
             let osxsave = u32::from(state.cr4 & CR4_OSXSAVE != 0) << 27;
             let several = u32::from(model.cpus > 1) << 28;
             let ebx = (state.apic_id & 0xff) << 24 | model.cpus.min(255) << 16 | (LINE / 8) << 8;
             let absent = if state.apic_disabled { APIC_FEATURE } else { 0 };
-            result(model.signature, ebx, f(Word::L1Ecx) | osxsave, f(Word::L1Edx) & !absent | several)
+            result(
+                model.vendor.signature(),
+                ebx,
+                f(Word::L1Ecx) | osxsave,
+                f(Word::L1Edx) & !absent | several,
+            )
         }
+        2 | 4 | 0x15 | 0x16 if amd => CpuidResult::default(),
         // One round; 0xFF and 0xFE: look in leaf 4 for caches and in leaf 0x18 for TLBs.
         2 => result(0x00fe_ff01, 0, 0, 0),
         4 => cache(model, subleaf),
@@ -101,7 +120,13 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
         0x8000_0000 => result(MAX_EXTENDED, 0, 0, 0),
         0x8000_0001 => {
             let absent = if state.msr.misc_enable & msr::XD_DISABLE != 0 { NX_FEATURE } else { 0 };
-            result(0, 0, f(Word::X1Ecx), f(Word::X1Edx) & !absent)
+            let (ecx, edx) = (f(Word::X1Ecx), f(Word::X1Edx) & !absent);
+            if !amd {
+                return result(0, 0, ecx, edx);
+            }
+            let cores = if model.cpus > 1 { CMP_LEGACY } else { 0 };
+            let one = query(model, state, 1, 0).edx & REPEATED;
+            result(model.vendor.signature(), 0, ecx | cores, edx | one)
         }
         0x8000_0002..=0x8000_0004 => {
             let mut brand = [0; 48];
@@ -110,14 +135,22 @@ pub fn query(model: &CpuModel, state: &CpuState, leaf: u32, subleaf: u32) -> Cpu
             let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|k| brand[at + i * 4 + k]));
             result(word(0), word(1), word(2), word(3))
         }
+        // Sizes in KiB, ways, and the length of a line.
+        0x8000_0005 if amd => {
+            let l1 = |c: &Cache| c.bytes() >> 10 << 24 | c.ways << 16 | 1 << 8 | LINE;
+            result(0, 0, l1(&CACHES[0]), l1(&CACHES[1]))
+        }
         0x8000_0006 => {
-            let l2 = &CACHES[2];
-            // Associativity code 6 is 8 ways.
-            result(0, 0, (l2.ways * l2.sets * LINE / 1024) << 16 | 6 << 12 | LINE, 0)
+            // Associativity codes 6 and 8 are 8 and 16 ways; the third level is in units of 512 KiB.
+            let l2 = CACHES[2].bytes() >> 10 << 16 | 6 << 12 | LINE;
+            let l3 = CACHES[3].bytes() >> 19 << 18 | 8 << 12 | 1 << 8 | LINE;
+            result(0, 0, l2, if amd { l3 } else { 0 })
         }
         0x8000_0007 => result(0, 0, 0, f(Word::X7Edx)),
         0x8000_0008 => {
-            result(u32::from(model.physical_bits) | u32::from(CpuModel::LINEAR_BITS) << 8, 0, 0, 0)
+            let bits = u32::from(model.physical_bits) | u32::from(CpuModel::LINEAR_BITS) << 8;
+            let cores = (model.cpus.clamp(1, 256) - 1) | core_bits(model) << 12;
+            result(bits, 0, if amd { cores } else { 0 }, 0)
         }
         _ => CpuidResult::default(),
     }
@@ -138,12 +171,16 @@ fn cache(model: &CpuModel, subleaf: u32) -> CpuidResult {
     }
 }
 
+/// How many bits of an APIC ID name the core.
+fn core_bits(model: &CpuModel) -> u32 {
+    model.cpus.max(1).next_power_of_two().trailing_zeros()
+}
+
 /// Leaf 0xB: one thread a core, all cores in one package.
 fn topology(model: &CpuModel, state: &CpuState, subleaf: u32) -> CpuidResult {
-    let core_bits = model.cpus.max(1).next_power_of_two().trailing_zeros();
     let (shift, count, kind) = match subleaf {
         0 => (0, 1, 1),
-        1 => (core_bits, model.cpus.max(1), 2),
+        1 => (core_bits(model), model.cpus.max(1), 2),
         _ => (0, 0, 0),
     };
     CpuidResult { eax: shift, ebx: count & 0xffff, ecx: kind << 8 | subleaf & 0xff, edx: state.apic_id }
@@ -239,6 +276,22 @@ mod tests {
         assert_eq!((level(0).eax, level(0).ebx), (0, 1));
         assert_eq!((level(1).eax, level(1).ebx, level(1).ecx), (3, 6, 0x201));
         assert_eq!((level(2).ebx, level(2).ecx), (0, 2));
+    }
+
+    #[test]
+    fn amd_has_leaves_of_its_own() {
+        let model = CpuModel { vendor: Vendor::Amd, cpus: 6, ..CpuModel::v1() };
+        let ask = |leaf| query(&model, &CpuState::reset(), leaf, 0);
+        let zero = ask(0);
+        assert_eq!((zero.eax, text(&[zero.ebx, zero.edx, zero.ecx]).as_str()), (0xd, "AuthenticAMD"));
+        assert_eq!((ask(1).eax, ask(0x8000_0001).eax), (0x0020_0f31, 0x0020_0f31));
+        assert_eq!([2, 4, 0x15, 0x16].map(ask), [CpuidResult::default(); 4]);
+        let extended = ask(0x8000_0001);
+        assert_eq!(extended.edx & ask(1).edx & REPEATED, ask(1).edx & REPEATED);
+        assert_eq!((extended.ecx & CMP_LEGACY, extended.edx & NX_FEATURE), (CMP_LEGACY, NX_FEATURE));
+        assert_eq!((ask(0x8000_0005).ecx, ask(0x8000_0005).edx), (0x2008_0140, 0x2008_0140));
+        assert_eq!((ask(0x8000_0006).ecx, ask(0x8000_0006).edx), (0x0200_6040, 0x0080_8140));
+        assert_eq!(ask(0x8000_0008).ecx, 0x3005);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Model-specific registers (Intel SDM vol. 4; Linux `Documentation/virt/kvm/x86/msr.rst` for the paravirtual clock).
+//! Model-specific registers (Intel SDM vol. 4; AMD APM vol. 2, appendix A; Linux `Documentation/virt/kvm/x86/msr.rst` for the
+//! paravirtual clock).
 //!
 //! [`read`] and [`write()`] are RDMSR and WRMSR; [`get`] and [`set`] are the same registers for the embedder. What is
 //! not here (local APIC, deadline timer, the embedder's own) goes to [`Env::platform_rdmsr`], and #GP where nobody has it.
@@ -8,7 +9,7 @@ use squib_core::x86::bits::*;
 use super::{is_canonical, privileged};
 use crate::env::{Env, Flush};
 use crate::fault::{Exception, Stop};
-use crate::model::{CpuModel, Feature};
+use crate::model::{CpuModel, Feature, Vendor};
 use crate::state::{CpuState, sreg};
 
 /// Register indices.
@@ -49,6 +50,10 @@ pub mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const SYSCFG: u32 = 0xc001_0010;
+    pub const HWCR: u32 = 0xc001_0015;
+    pub const NB_CFG: u32 = 0xc001_001f;
+    pub const DE_CFG: u32 = 0xc001_1029;
 }
 use index::*;
 
@@ -122,6 +127,15 @@ pub const XD_DISABLE: u64 = 1 << 34;
 const MISC_WRITABLE: u64 = 1 << 0 | 1 << 3 | 1 << 16 | 1 << 18 | LIMIT_CPUID | 1 << 23 | XD_DISABLE;
 const MISC_FIXED: u64 = 3 << 11;
 
+/// AMD's HWCR: TscFreqSel, the counter runs at the frequency of P0. Of the others, those that Linux and firmware write switch
+/// nothing: TlbCacheDis, FFDis, IgnneEm, McStatusWrEn.
+const TSC_FREQ_SEL: u64 = 1 << 24;
+const HWCR_IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 18;
+/// AMD's DE_CFG: LFENCE serializes.
+const LFENCE_SERIALIZES: u64 = 1 << 1;
+/// AMD's NB_CFG: configuration space by port 0xCF8 has its extended registers.
+const EXTENDED_CONFIG: u64 = 1 << 46;
+
 /// What a write means for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -168,6 +182,10 @@ fn exists(model: &CpuModel, index: u32) -> bool {
         EFER => model.has(Feature::SYSCALL) || model.has(Feature::LM) || model.has(Feature::NX),
         FS_BASE..=KERNEL_GS_BASE => model.has(Feature::LM),
         TSC_AUX => model.has(Feature::RDTSCP) || model.has(Feature::RDPID),
+        PLATFORM_ID | FEATURE_CONTROL | PLATFORM_INFO | MISC_FEATURE_ENABLES | MISC_ENABLE => {
+            model.vendor == Vendor::Intel
+        }
+        SYSCFG | HWCR | NB_CFG | DE_CFG => model.vendor == Vendor::Amd,
         _ => true,
     }
 }
@@ -183,6 +201,9 @@ pub fn get(state: &CpuState, model: &CpuModel, host_tsc: u64, index: u32) -> Opt
         TSC_ADJUST => m.tsc_adjust,
         // No banks that report machine checks.
         MCG_CAP | MCG_STATUS | PLATFORM_ID | PLATFORM_INFO | MISC_FEATURE_ENABLES => 0,
+        SYSCFG | NB_CFG => 0,
+        HWCR => TSC_FREQ_SEL,
+        DE_CFG => LFENCE_SERIALIZES,
         FEATURE_CONTROL => FEATURES_LOCKED,
         BIOS_SIGN_ID => MICROCODE,
         MTRR_CAP => MTRR_CAP_VALUE,
@@ -290,8 +311,17 @@ pub fn set(
         CSTAR => m.cstar = canonical()?,
         FMASK => m.fmask = within(0xffff_ffff)?,
         TSC_AUX => m.tsc_aux = within(0xffff_ffff)?,
-        MCG_STATUS => {
+        MCG_STATUS | SYSCFG => {
             within(0)?;
+        }
+        HWCR => {
+            within(TSC_FREQ_SEL | HWCR_IGNORED)?;
+        }
+        NB_CFG => {
+            within(EXTENDED_CONFIG)?;
+        }
+        DE_CFG => {
+            within(LFENCE_SERIALIZES)?;
         }
         MCG_CAP | PLATFORM_ID | PLATFORM_INFO | FEATURE_CONTROL | MTRR_CAP => return Err(Refused::Value),
         _ => match fixed_mtrr(index) {
@@ -476,6 +506,26 @@ mod tests {
         write(&mut m, TSC_ADJUST, 0).unwrap();
         assert_eq!(tsc::now(&mut m), 1000);
         assert_eq!(m.clocks_changed, 2);
+    }
+
+    #[test]
+    fn vendors_have_registers_of_their_own() {
+        let mut m = Mock::long();
+        for index in [SYSCFG, HWCR, NB_CFG, DE_CFG] {
+            assert_eq!(m.attempt(|m| read(m, index)), gp(), "{index:#x}");
+        }
+        m.model.vendor = Vendor::Amd;
+        for index in [SYSCFG, HWCR, NB_CFG, DE_CFG] {
+            let value = read(&mut m, index).unwrap();
+            write(&mut m, index, value).unwrap();
+            assert_eq!(m.attempt(|m| write(m, index, 1 << 63)), gp(), "{index:#x}");
+        }
+        write(&mut m, HWCR, TSC_FREQ_SEL | 1 << 6).unwrap();
+        assert_eq!(read(&mut m, HWCR), Ok(TSC_FREQ_SEL));
+        for index in [PLATFORM_ID, FEATURE_CONTROL, PLATFORM_INFO, MISC_FEATURE_ENABLES, MISC_ENABLE] {
+            assert_eq!(m.attempt(|m| read(m, index)), gp(), "{index:#x}");
+        }
+        assert!(!state_msrs(&m.model).any(|i| i == MISC_ENABLE));
     }
 
     #[test]

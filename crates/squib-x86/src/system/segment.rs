@@ -7,6 +7,7 @@ use super::is_canonical;
 use super::rflags::{in_64, set_zf};
 use crate::env::{Env, Leave};
 use crate::fault::{Exception, Stop};
+use crate::model::Vendor;
 use crate::size::Size;
 use crate::state::{Seg, Shadow, sreg};
 
@@ -24,7 +25,7 @@ pub fn load<E: Env + ?Sized>(env: &mut E, which: usize, selector: u16) -> Result
     } else if which == sreg::SS {
         stack(env, selector)?
     } else {
-        data(env, selector)?
+        data(env, which, selector)?
     };
     set(env, which, seg);
     Ok(())
@@ -67,9 +68,14 @@ pub(super) fn set<E: Env + ?Sized>(env: &mut E, which: usize, seg: Seg) {
     }
 }
 
-fn data<E: Env + ?Sized>(env: &mut E, selector: u16) -> Result<Seg, Stop> {
+fn data<E: Env + ?Sized>(env: &mut E, which: usize, selector: u16) -> Result<Seg, Stop> {
     if descriptor::is_null(selector) {
-        return Ok(null(selector));
+        let old = env.state_ref().seg[which];
+        return Ok(match env.model().vendor {
+            Vendor::Intel => null(selector),
+            // Base and limit stay, unless CPUID says "NullSelectClearsBase" (AMD APM vol. 3, E.4.17).
+            Vendor::Amd => Seg { base: old.base, limit: old.limit, ..null(selector) },
+        });
     }
     let gp = Exception::gp(code(selector));
     let d = descriptor::read(env, selector, Exception::gp, 0)?;
@@ -327,6 +333,11 @@ mod tests {
         m.state.seg[sreg::FS].base = 0x1234_5678;
         load(&mut m, sreg::FS, 0).unwrap();
         assert_eq!((m.state.seg[sreg::FS].base, m.state.seg[sreg::FS].attr), (0, Seg::UNUSABLE));
+        m.model.vendor = Vendor::Amd;
+        m.state.seg[sreg::FS].base = 0x1234_5678;
+        load(&mut m, sreg::FS, 0).unwrap();
+        let fs = m.state.seg[sreg::FS];
+        assert_eq!((fs.base, fs.attr), (0x1234_5678, Seg::UNUSABLE), "AMD's does not");
     }
 
     #[test]

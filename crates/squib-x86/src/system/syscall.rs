@@ -1,4 +1,4 @@
-//! SYSCALL, SYSRET, SYSENTER, SYSEXIT (Intel SDM vol. 2; vol. 3, 5.8.7 and 5.8.8).
+//! SYSCALL, SYSRET, SYSENTER, SYSEXIT (Intel SDM vol. 2; vol. 3, 5.8.7 and 5.8.8; AMD APM vol. 3).
 
 use squib_core::x86::bits::*;
 
@@ -6,6 +6,7 @@ use super::is_canonical;
 use super::rflags::{self, in_64};
 use crate::env::Env;
 use crate::fault::{Exception, Stop};
+use crate::model::Vendor;
 use crate::size::Size;
 use crate::state::{Seg, Shadow, sreg};
 
@@ -50,54 +51,80 @@ fn set_flags<E: Env + ?Sized>(env: &mut E, flags: u64) {
     }
 }
 
-/// SYSCALL.
+/// SYSCALL. AMD's enters a kernel from compatibility mode by CSTAR, and from legacy protected mode by STAR.
 ///
 /// # Errors
-/// #UD outside of 64-bit mode or without EFER.SCE.
+/// #UD without EFER.SCE, in real mode, and on Intel's processors outside of 64-bit mode.
 pub fn syscall<E: Env + ?Sized>(env: &mut E, next_rip: u64) -> Result<(), Stop> {
-    if !in_64(env) || env.state_ref().efer & EFER_SCE == 0 {
+    let (from_64, amd) = (in_64(env), env.model().vendor == Vendor::Amd);
+    let state = env.state_ref();
+    if state.efer & EFER_SCE == 0 || !from_64 && !amd || !state.protected() || state.v86() {
         return Err(Exception::UD.into());
     }
     let state = env.state();
     let flags = state.rflags() & !RFLAGS_RF;
-    let (star, fmask) = (state.msr.star, state.msr.fmask);
+    let (star, fmask, long) = (state.msr.star, state.msr.fmask, state.long_mode());
     state.r[1] = next_rip;
-    state.r[11] = flags;
-    state.rip = state.msr.lstar;
+    state.rip = match (long, from_64) {
+        (true, true) => state.msr.lstar,
+        (true, false) => state.msr.cstar,
+        (false, _) => star & 0xffff_ffff,
+    };
+    if long {
+        state.r[11] = flags;
+    }
     let selector = (star >> 32) as u16 & 0xfffc;
-    switch(env, selector, selector.wrapping_add(8), 0, true);
-    set_flags(env, flags & !fmask);
+    switch(env, selector, selector.wrapping_add(8), 0, long);
+    set_flags(env, flags & !if long { fmask } else { RFLAGS_IF | RFLAGS_VM });
     Ok(())
 }
 
-/// SYSRET; a 64-bit operand returns to 64-bit code, a 32-bit one to compatibility mode.
+/// SYSRET; a 64-bit operand returns to 64-bit code, a 32-bit one to code of 32 bits. AMD's works in every protected mode, leaves
+/// SS but for the selector as it is, and looks at the target only there.
 ///
 /// # Errors
-/// #UD outside of 64-bit mode or without EFER.SCE; #GP(0) above ring 0 or where RCX is not canonical.
+/// #UD without EFER.SCE, and on Intel's processors outside of 64-bit mode; #GP(0) above ring 0, in real mode, and on
+/// Intel's processors where RCX is not canonical.
 pub fn sysret<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
-    if !in_64(env) || env.state_ref().efer & EFER_SCE == 0 {
+    let (from_64, amd) = (in_64(env), env.model().vendor == Vendor::Amd);
+    let state = env.state();
+    if state.efer & EFER_SCE == 0 || !from_64 && !amd {
         return Err(Exception::UD.into());
     }
     let long = size == Size::B8;
-    let state = env.state();
     let target = if long { state.r[1] } else { state.r[1] & 0xffff_ffff };
-    if state.cpl != 0 || !is_canonical(target) {
+    if !state.protected() || state.v86() || state.cpl != 0 || !amd && !is_canonical(target) {
         return Err(Exception::GP0.into());
     }
-    let flags = state.r[11] & SYSRET_FLAGS;
+    let flags = if from_64 { state.r[11] & SYSRET_FLAGS } else { state.rflags() | RFLAGS_IF };
     let base = (state.msr.star >> 48) as u16;
+    let stack = state.seg[sreg::SS];
     state.rip = target;
     let cs = if long { base.wrapping_add(16) } else { base };
     switch(env, cs | 3, base.wrapping_add(8) | 3, 3, long);
+    if amd {
+        let ss = &mut env.state().seg[sreg::SS];
+        *ss = Seg { selector: ss.selector, attr: stack.attr | 3 << 5, ..stack };
+        env.mode_changed();
+    }
     set_flags(env, flags);
+    Ok(())
+}
+
+/// SYSENTER and SYSEXIT are not in long mode on AMD's processors.
+fn check_sysenter<E: Env + ?Sized>(env: &E) -> Result<(), Stop> {
+    if env.model().vendor == Vendor::Amd && env.state_ref().long_mode() {
+        return Err(Exception::UD.into());
+    }
     Ok(())
 }
 
 /// SYSENTER.
 ///
 /// # Errors
-/// #GP(0) in real mode or where IA32_SYSENTER_CS is null.
+/// #GP(0) in real mode or where IA32_SYSENTER_CS is null; #UD on AMD's processors in long mode.
 pub fn sysenter<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
+    check_sysenter(env)?;
     let state = env.state();
     let selector = state.msr.sysenter_cs as u16 & 0xfffc;
     if !state.protected() || selector == 0 {
@@ -116,8 +143,10 @@ pub fn sysenter<E: Env + ?Sized>(env: &mut E) -> Result<(), Stop> {
 /// SYSEXIT.
 ///
 /// # Errors
-/// #GP(0) in real mode, above ring 0, where IA32_SYSENTER_CS is null, and for RCX or RDX that are not canonical.
+/// #GP(0) in real mode, above ring 0, where IA32_SYSENTER_CS is null, and for RCX or RDX that are not canonical; #UD on AMD's
+/// processors in long mode.
 pub fn sysexit<E: Env + ?Sized>(env: &mut E, size: Size) -> Result<(), Stop> {
+    check_sysenter(env)?;
     let state = env.state();
     let base = state.msr.sysenter_cs as u16 & 0xfffc;
     let long = size == Size::B8;
@@ -190,6 +219,71 @@ mod tests {
         m.state.efer &= !EFER_SCE;
         assert_eq!(m.attempt(|m| sysret(m, Size::B8)), Err(Exception::UD.into()));
         assert_eq!(m.attempt(|m| syscall(m, 0)), Err(Exception::UD.into()));
+    }
+
+    fn amd(mut m: Mock) -> Mock {
+        m.model.vendor = Vendor::Amd;
+        m.state.msr.star = 0x23 << 48 | 0x10 << 32 | 0x40_0000;
+        m.state.msr.cstar = ENTRY + 0x100;
+        m.state.efer |= EFER_SCE;
+        m
+    }
+
+    #[test]
+    fn on_amd_compatibility_mode_has_an_entry_of_its_own() {
+        let mut m = amd(user());
+        syscall(&mut m, 0x401002).unwrap();
+        assert_eq!(m.state.rip, ENTRY);
+        sysret(&mut m, Size::B4).unwrap();
+        m.state.sys_flags |= RFLAGS_IF;
+        syscall(&mut m, 0x3002).unwrap();
+        let s = &m.state;
+        assert_eq!((s.rip, s.r[1], s.cpl, s.mode), (ENTRY + 0x100, 0x3002, 0, CodeMode::Bits64));
+        assert_eq!((s.r[11] & RFLAGS_IF, s.sys_flags & RFLAGS_IF), (RFLAGS_IF, 0));
+        assert_eq!((s.seg[sreg::CS].selector, s.seg[sreg::SS].selector), (0x10, 0x18));
+    }
+
+    #[test]
+    fn on_amd_a_return_leaves_the_stack_segment() {
+        let mut m = amd(user());
+        syscall(&mut m, 0x401002).unwrap();
+        m.state.seg[sreg::SS] = Seg { selector: 0x18, attr: Seg::UNUSABLE, ..Seg::default() };
+        m.state.r[1] = 1 << 47;
+        sysret(&mut m, Size::B8).unwrap();
+        let s = &m.state;
+        assert_eq!((s.rip, s.cpl), (1 << 47, 3), "the fault comes there");
+        let ss = &s.seg[sreg::SS];
+        assert_eq!((ss.selector, ss.limit, ss.dpl(), ss.has(Seg::UNUSABLE)), (0x2b, 0, 3, true));
+    }
+
+    #[test]
+    fn on_amd_legacy_mode_enters_by_star() {
+        let mut m = amd(Mock::protected().user());
+        (m.state.r[11], m.state.msr.fmask) = (7, RFLAGS_DF);
+        m.state.sys_flags |= RFLAGS_IF | RFLAGS_DF;
+        syscall(&mut m, 0x3002).unwrap();
+        let s = &m.state;
+        assert_eq!((s.rip, s.r[1], s.r[11], s.cpl, s.mode), (0x40_0000, 0x3002, 7, 0, CodeMode::Bits32));
+        assert_eq!(s.sys_flags & (RFLAGS_IF | RFLAGS_DF), RFLAGS_DF);
+        sysret(&mut m, Size::B4).unwrap();
+        let s = &m.state;
+        assert_eq!((s.rip, s.cpl, s.seg[sreg::CS].selector), (0x3002, 3, 0x23));
+        assert_eq!(s.sys_flags & RFLAGS_IF, RFLAGS_IF);
+        assert_eq!(m.attempt(|m| sysret(m, Size::B4)), Err(Exception::GP0.into()));
+        let mut real = amd(Mock::new());
+        assert_eq!(real.attempt(|m| syscall(m, 0)), Err(Exception::UD.into()));
+        assert_eq!(real.attempt(|m| sysret(m, Size::B4)), Err(Exception::GP0.into()));
+    }
+
+    #[test]
+    fn on_amd_long_mode_has_no_sysenter() {
+        for (m, there) in [(Mock::long(), false), (Mock::protected(), true)] {
+            let mut m = amd(m);
+            m.state.msr.sysenter_cs = 0x10;
+            let ud = Err(Exception::UD.into());
+            assert_eq!(m.attempt(sysenter) != ud, there);
+            assert_eq!(m.attempt(|m| sysexit(m, Size::B4)) != ud, there);
+        }
     }
 
     #[test]
