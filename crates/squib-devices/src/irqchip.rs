@@ -176,6 +176,20 @@ impl Irqchip {
         InterruptMessage::from_msi(address, data).is_some_and(|message| self.bus.deliver(&message, None))
     }
 
+    /// Sends an edge-triggered message to each processor of a set: bit n of `set` is the one with APIC ID `first` + n. Returns how
+    /// many have accepted it.
+    pub fn signal_set(&mut self, first: u32, set: u128, delivery: DeliveryMode, vector: u8) -> u32 {
+        let mut accepted = 0;
+        for (cpu, apic) in self.bus.apics.iter_mut().enumerate() {
+            let bit = apic.id().checked_sub(first).filter(|bit| *bit < u128::BITS);
+            if bit.is_some_and(|bit| set >> bit & 1 != 0) {
+                accepted += u32::from(apic.deliver(delivery, vector, TriggerMode::Edge));
+                self.bus.changed.insert(cpu);
+            }
+        }
+        accepted
+    }
+
     /// Raises a non-maskable interrupt.
     pub fn raise_nmi(&mut self, cpu: usize) {
         if let Some(apic) = self.bus.apics.get_mut(cpu) {
@@ -602,5 +616,17 @@ mod tests {
         assert_eq!(rig.chip.acknowledge(7), None);
         assert!(!rig.chip.mmio_write(7, APIC, &[0; 4], 0));
         assert!(!rig.chip.pio_write(0x60, &[0], 0));
+    }
+
+    #[test]
+    fn a_set_of_processors_is_signalled() {
+        let mut rig = Rig::new(4);
+        let _ = rig.chip.take_changed();
+        let mut send = |first, set, vector| rig.chip.signal_set(first, set, DeliveryMode::Fixed, vector);
+        assert_eq!(send(1, 0b101, 0x41), 2);
+        assert_eq!((send(0, 0b10000, 0x41), send(4, 1, 0x41), send(u32::MAX, u128::MAX, 0x41)), (0, 0, 0));
+        assert_eq!(send(0, u128::MAX, 3), 0, "no vector below 16");
+        assert_eq!([0, 1, 2, 3].map(|cpu| rig.chip.interrupt_pending(cpu)), [false, true, false, true]);
+        assert!(rig.chip.take_changed().contains(3));
     }
 }

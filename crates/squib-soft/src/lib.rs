@@ -23,6 +23,7 @@ mod interp;
 mod mmu;
 mod op;
 mod pv_clock;
+mod pv_ipi;
 mod ram;
 mod replay;
 mod shared;

@@ -317,6 +317,10 @@ impl SoftVcpu {
                 None
             }
             Leave::Hypercall => {
+                if let Some(result) = self.cpu.own_hypercall() {
+                    self.cpu.state.r[0] = result;
+                    return None;
+                }
                 self.waiting = Waiting::Hypercall;
                 let r = &self.cpu.state.r;
                 // The order of the System V calling convention's KVM variant: RBX, RCX, RDX, RSI (Linux,

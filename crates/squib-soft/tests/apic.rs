@@ -87,6 +87,58 @@ fn registers_that_a_mode_has_not_are_general_protection_faults() {
     assert_eq!(s.run().1, expected);
 }
 
+/// VMCALL for KVM_HC_SEND_IPI, 25 bytes: the set of processors, the APIC ID of its first, and the interrupt command.
+fn send_by_hypercall(a: &mut CodeAssembler, set: u32, first: u32, command: u32) -> Result<(), IcedError> {
+    a.mov(eax, 10)?;
+    a.mov(ebx, set)?;
+    a.xor(ecx, ecx)?;
+    a.mov(edx, first)?;
+    a.mov(esi, command)?;
+    a.vmcall()
+}
+
+const SEND_BY_HYPERCALL: u64 = 25;
+
+#[test]
+fn a_hypercall_sends_interrupts() {
+    let mut s = start(false, |a| {
+        enable_apic(a)?;
+        a.sti()?;
+        a.nop()?;
+        send_by_hypercall(a, 1, 0, 0x40)?;
+        a.mov(r8, rax)?;
+        // An NMI, then: to nobody, by a shorthand, with a logical destination, in a mode that is reserved, and what KVM's unit test sends.
+        send_by_hypercall(a, 0b11, 0, 0x400)?;
+        a.mov(r9, rax)?;
+        for (set, first, command) in
+            [(0b10, 0, 0x40), (1, 0, 0x4_0040), (1, 0, 0x840), (1, 0, 0x340), (u32::MAX, u32::MAX, 0)]
+        {
+            send_by_hypercall(a, set, first, command)?;
+            a.push(rax)?;
+        }
+        for register in [r12, r11, r10, rdi, rbp] {
+            a.pop(register)?;
+        }
+        a.hlt()
+    });
+    let sent = ENABLE_APIC + 2 + SEND_BY_HYPERCALL;
+    let (r, log) = s.run();
+    assert_eq!(log, [seen(0x40, sent, 0), seen(2, sent + 3 + SEND_BY_HYPERCALL, 0)]);
+    assert_eq!((r.r8, r.r9), (1, 1), "as many as have accepted");
+    let invalid = -22_i64 as u64;
+    assert_eq!([r.rbp, r.rdi, r.r10, r.r11, r.r12], [0, invalid, invalid, 0, 0]);
+}
+
+#[test]
+fn programs_send_none_by_hypercall() {
+    let mut s = start(true, |a| {
+        send_by_hypercall(a, 1, 0, 0x40)?;
+        a.out(0x80, al)
+    });
+    let (r, log) = s.run();
+    assert_eq!((r.rax as i64, log.len()), (-1, 0));
+}
+
 #[test]
 fn a_lower_task_priority_lets_a_waiting_interrupt_in_at_once() {
     let mut s = start(false, |a| {
