@@ -415,61 +415,175 @@ mod tests {
         })
     }
 
+    /// The ways in which a page can be mapped, by the size of the page.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Shape {
+        Long(u32),
+        Pae(u32),
+        TwoLevels(u32),
+    }
+
+    const SHAPES: [Shape; 7] = [
+        Shape::Long(12),
+        Shape::Long(21),
+        Shape::Long(30),
+        Shape::Pae(12),
+        Shape::Pae(21),
+        Shape::TwoLevels(12),
+        Shape::TwoLevels(22),
+    ];
+
+    impl Shape {
+        /// Paging in this way.
+        fn state(self, on: On) -> CpuState {
+            let mut s = long(on);
+            match self {
+                Self::Long(_) => {}
+                Self::Pae(_) => {
+                    s.efer &= EFER_NXE;
+                    s.pdpte[2] = PD | P;
+                }
+                Self::TwoLevels(_) => {
+                    s.efer &= EFER_NXE;
+                    s.cr4 = s.cr4 & !CR4_PAE | CR4_PSE;
+                }
+            }
+            s
+        }
+
+        /// Memory in which [`LINEAR`] is mapped, with these flags in the entry of the page and in the one above it. Also where the
+        /// page's entry is, and its size in bytes.
+        fn map(self, upper: u64, leaf: u64) -> (Ram, u64, usize) {
+            let large = leaf | PS;
+            let (flags, at) = match self {
+                Self::Long(12) | Self::Pae(12) => ([ALL, ALL, upper, leaf], PT + 5 * 8),
+                Self::Long(21) => ([ALL, upper, large, 0], PD + 3 * 8),
+                Self::Long(_) => ([upper, large, 0, 0], PDPT + 2 * 8),
+                // Page-directory pointers have no rights.
+                Self::Pae(_) => ([0, 0, large, 0], PD + 3 * 8),
+                Self::TwoLevels(_) => ([0; 4], PT + 0x205 * 4),
+            };
+            let mut ram = tables(flags);
+            let page = |shift: u32| 0x4000_0000 >> shift << shift;
+            match self {
+                Self::Long(12) | Self::Pae(12) => (ram, at, 8),
+                Self::Long(shift) | Self::Pae(shift) => {
+                    ram.put(at, 8, page(shift) | large);
+                    (ram, at, 8)
+                }
+                Self::TwoLevels(12) => {
+                    ram.put(PML4 + (LINEAR >> 22) * 4, 4, PT | upper);
+                    ram.put(at, 4, 0x9000 | leaf);
+                    (ram, at, 4)
+                }
+                Self::TwoLevels(shift) => {
+                    let at = PML4 + (LINEAR >> 22) * 4;
+                    ram.put(at, 4, page(shift) | large);
+                    (ram, at, 4)
+                }
+            }
+        }
+
+        /// Whether the entry above the page's has rights of its own.
+        fn has_upper(self) -> bool {
+            !matches!(self, Self::Pae(21) | Self::TwoLevels(22))
+        }
+
+        /// Bits of the page's entry that have to be zero.
+        fn reserved(self) -> Vec<u32> {
+            let beyond = [46, 51];
+            match self {
+                Self::Long(12) => beyond.to_vec(),
+                Self::Long(21) => [beyond, [13, 20]].concat(),
+                Self::Long(_) => [beyond, [13, 29]].concat(),
+                Self::Pae(12) => [beyond, [52, 62]].concat(),
+                Self::Pae(_) => [beyond, [52, 62], [13, 20]].concat(),
+                Self::TwoLevels(12) => vec![],
+                Self::TwoLevels(_) => vec![21],
+            }
+        }
+    }
+
     #[test]
     fn permissions_are_those_of_all_levels() {
-        // Every combination of RW, US and NX at the leaf and one upper level, with every setting and access,
-        // against the rules spelt out.
-        for bits in 0..16u64 {
-            let leaf = P | (bits & 3) << 1;
-            let upper = P | (bits >> 2 & 3) << 1;
-            for nx in [0, NX] {
-                for set in 0..16 {
-                    let on = On {
-                        nx: set & 1 != 0,
-                        wp: set & 2 != 0,
-                        smep: set & 4 != 0,
-                        smap: set & 8 != 0,
-                        ..On::default()
-                    };
-                    for how in 0..12 {
-                        let access = Access {
-                            write: how % 3 == 1,
-                            fetch: how % 3 == 2,
-                            user: (how / 3) & 1 != 0,
-                            smap_open: how / 6 != 0,
-                        };
-                        let both = leaf & upper;
-                        let (w, u) = (both & RW != 0, both & US != 0);
-                        let expected = if nx != 0 && !on.nx {
-                            Err(error::PRESENT | error::RESERVED)
-                        } else {
-                            let ok = match (access.user, access.write, access.fetch) {
-                                (true, false, false) => u,
-                                (true, true, _) => u && w,
-                                (true, _, true) => u && nx == 0,
-                                (false, false, false) => !u || !on.smap || access.smap_open,
-                                (false, true, _) => (w || !on.wp) && (!u || !on.smap || access.smap_open),
-                                (false, _, true) => nx == 0 && !(u && on.smep),
-                            };
-                            if ok { Ok(()) } else { Err(error::PRESENT) }
-                        };
-                        let fetch = access.fetch && (on.nx || on.smep);
-                        let expected = expected.map_err(|e| {
-                            e | u32::from(access.write) << 1
-                                | u32::from(access.user) << 2
-                                | u32::from(fetch) << 4
-                        });
-                        let mut ram = tables([ALL, upper, ALL, leaf | nx]);
-                        let got = walk(&long(on), &mut ram, access);
-                        assert_eq!(got.map(|_| ()), expected, "{bits:#x} {nx:#x} {set} {access:?}");
-                        if let Ok(page) = got {
-                            assert_eq!(Paging::of(&long(on), &CpuModel::max()).check(&page, access), Ok(()));
-                        }
-                        let entry = ram.get(PT + 5 * 8, 8);
-                        assert_eq!(entry & A != 0, got.is_ok());
-                        assert_eq!(entry & D != 0, got.is_ok() && access.write);
+        // Every combination of RW, US and NX at the leaf and the level above, with every setting and access, in every
+        // kind of paging with every size of pages, against the rules spelt out.
+        for shape in SHAPES {
+            for bits in 0..16u64 {
+                let leaf = P | (bits & 3) << 1;
+                let upper = if shape.has_upper() { P | (bits >> 2 & 3) << 1 } else { ALL };
+                for nx in [0, NX] {
+                    if nx == 0 || !matches!(shape, Shape::TwoLevels(_)) {
+                        permissions(shape, upper, leaf, nx);
                     }
                 }
+            }
+        }
+    }
+
+    fn permissions(shape: Shape, upper: u64, leaf: u64, nx: u64) {
+        for set in 0..16 {
+            let on = On {
+                nx: set & 1 != 0,
+                wp: set & 2 != 0,
+                smep: set & 4 != 0,
+                smap: set & 8 != 0,
+                ..On::default()
+            };
+            for how in 0..12 {
+                let access = Access {
+                    write: how % 3 == 1,
+                    fetch: how % 3 == 2,
+                    user: (how / 3) & 1 != 0,
+                    smap_open: how / 6 != 0,
+                };
+                let both = leaf & upper;
+                let (w, u) = (both & RW != 0, both & US != 0);
+                let expected = if nx != 0 && !on.nx {
+                    Err(error::PRESENT | error::RESERVED)
+                } else {
+                    let ok = match (access.user, access.write, access.fetch) {
+                        (true, false, false) => u,
+                        (true, true, _) => u && w,
+                        (true, _, true) => u && nx == 0,
+                        (false, false, false) => !u || !on.smap || access.smap_open,
+                        (false, true, _) => (w || !on.wp) && (!u || !on.smap || access.smap_open),
+                        (false, _, true) => nx == 0 && !(u && on.smep),
+                    };
+                    if ok { Ok(()) } else { Err(error::PRESENT) }
+                };
+                // Two levels have no NX, and so it is not told either (SDM vol. 3, 4.7).
+                let has_nx = on.nx && !matches!(shape, Shape::TwoLevels(_));
+                let fetch = access.fetch && (has_nx || on.smep);
+                let expected = expected.map_err(|e| {
+                    e | u32::from(access.write) << 1 | u32::from(access.user) << 2 | u32::from(fetch) << 4
+                });
+                let state = shape.state(on);
+                let (mut ram, at, size) = shape.map(upper, leaf | nx);
+                let got = walk(&state, &mut ram, access);
+                let case = format!("{shape:?} {upper:#x} {leaf:#x} {nx:#x} {set} {access:?}");
+                assert_eq!(got.map(|_| ()), expected, "{case}");
+                if let Ok(page) = got {
+                    assert_eq!(Paging::of(&state, &CpuModel::max()).check(&page, access), Ok(()), "{case}");
+                }
+                let entry = ram.get(at, size);
+                assert_eq!(entry & A != 0, got.is_ok(), "{case}");
+                assert_eq!(entry & D != 0, got.is_ok() && access.write, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_bits_of_pages_fault_whatever_their_size() {
+        for shape in SHAPES {
+            let (mut ram, ..) = shape.map(ALL, ALL);
+            assert!(walk(&shape.state(On::default()), &mut ram, Access::READ).is_ok(), "{shape:?}");
+            for bit in shape.reserved() {
+                let (mut ram, at, size) = shape.map(ALL, ALL);
+                let entry = ram.get(at, size);
+                ram.put(at, size, entry | 1 << bit);
+                let got = walk(&shape.state(On::default()), &mut ram, Access::READ);
+                assert_eq!(got, Err(error::PRESENT | error::RESERVED), "{shape:?} bit {bit}");
             }
         }
     }
