@@ -1,6 +1,6 @@
 // What the runners of the two rigs have in common.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -81,16 +81,51 @@ export function prepare(runner, kind, variable, trial) {
   if (!existsSync(runner)) skip(`there is none at ${rig}; set SQUIB_RIG to its folder`);
   const configuration = () =>
     existsSync(`${base}/rig.conf`) ? readFileSync(`${base}/rig.conf`, 'utf8') : '';
-  if (!configuration().includes(`${variable}=`)) {
-    // Setting one up forgets what is not named, so x86 is always.
-    const { status, stderr } = run(`${rig}/setup.sh`, ['x86', ...(kind === 'x86' ? [] : [kind])], {
-      timeout: 180_000,
-    });
-    if (status !== 0) skip(`it cannot be set up: ${lastLine(stderr)}`);
-  }
+  // Setting one up forgets what is not named, so x86 is always.
+  if (!configuration().includes(`${variable}=`)) setUp(['x86', ...(kind === 'x86' ? [] : [kind])]);
+  lendTools();
   const { status, stdout, stderr } = run(runner, ['-t', '60', ...trial], { timeout: 70_000 });
   if (status !== 0) skip(`it does not work here: ${lastLine(stdout + stderr)}`);
   return base;
+}
+
+/**
+ * Sets up the rig. It asks apt for the archive that this machine uses, which is not known before lists have been fetched; only
+ * root may fetch the machine's, so these are fetched into the cache folder.
+ */
+function setUp(kinds) {
+  const apt = `${cacheFolder}/rig-apt`;
+  mkdirSync(`${apt}/lists/partial`, { recursive: true });
+  mkdirSync(`${apt}/cache/archives/partial`, { recursive: true });
+  const config = [
+    `Dir::State "${apt}";`,
+    `Dir::State::status "/dev/null";`,
+    `Dir::Cache "${apt}/cache";`,
+    'APT::Sandbox::User "";',
+  ];
+  writeFileSync(`${apt}/apt.conf`, `${config.join('\n')}\n`);
+  const env = { ...process.env, APT_CONFIG: `${apt}/apt.conf` };
+  const update = run('apt-get', ['-q', 'update'], { timeout: 120_000, env });
+  if (update.error) skip('it cannot be set up where there is no apt-get');
+  if (update.status !== 0) skip(`apt-get cannot fetch package lists: ${lastLine(update.stderr)}`);
+  const { status, stderr } = run(`${rig}/setup.sh`, kinds, { timeout: 180_000, env });
+  if (status !== 0) skip(`it cannot be set up: ${lastLine(stderr)}`);
+}
+
+/**
+ * The rig packs files by cpio and lists modules by depmod. Its own busybox has both; where the machine has not, the rig's shells
+ * find functions of these names.
+ */
+function lendTools() {
+  const busybox = `'${base}/bb-x86/bin/busybox'`;
+  const tools = `${cacheFolder}/rig-tools.sh`;
+  const lines = [
+    `type cpio >/dev/null 2>&1 || cpio() { ${busybox} cpio "$@"; }`,
+    `[ -x /sbin/depmod ] || /sbin/depmod() { ${busybox} depmod "$@"; }`,
+  ];
+  mkdirSync(cacheFolder, { recursive: true });
+  writeFileSync(tools, `${lines.join('\n')}\n`);
+  process.env.BASH_ENV = tools;
 }
 
 function lastLine(text) {

@@ -3,9 +3,10 @@
 //
 //   node scripts/rig.mjs [--smoke | --long] [--boots N] [--kernels DIR]
 //
-// --smoke leaves out all but the quick part; --long takes those tests long that can be; --boots is how often each kernel boots in each configuration; --kernels is a
-// folder with Debian's kernels, `SQUIB_TEST_KERNELS` or squib's cache folder if it is not given. The rig's folder is
-// `SQUIB_RIG`, else `../shared/rig`. What is not there is skipped, out loud. The last line counts.
+// --smoke leaves out all but the quick part; --long takes those tests long that can be; --boots is how often each kernel boots in
+// each configuration; --kernels is a folder with Debian's kernels, `SQUIB_TEST_KERNELS` if it is not given, and without that the
+// rig's own 6.12, or squib's cache folder where no rig is needed. The rig's folder is `SQUIB_RIG`, else `../shared/rig`. What is
+// not there is skipped, out loud. The last line counts.
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildTests, cacheFolder, prepare, report, rig, run } from './rig-shared.mjs';
@@ -16,7 +17,7 @@ const { values: options } = parseArgs({
     smoke: { type: 'boolean', default: false },
     long: { type: 'boolean', default: false },
     boots: { type: 'string', default: '1' },
-    kernels: { type: 'string', default: process.env.SQUIB_TEST_KERNELS ?? cacheFolder },
+    kernels: { type: 'string', default: process.env.SQUIB_TEST_KERNELS },
   },
 });
 
@@ -41,9 +42,9 @@ const JEST = ['exits', 'devices', 'machine', 'memory'];
 const LIMIT = options.smoke ? 240 : (options.long ? 3000 : 900) + 400 * Number(options.boots);
 
 /** The shell commands that run them all, in one line, as the rig wants them. Each runs even if one before it has failed; the output tells. */
-function script(programs) {
+function script(programs, kernels) {
   const long = options.long ? 'SQUIB_TEST_LONG=1' : '';
-  const environment = `export SQUIB_TEST_BOOTS='${options.boots}' SQUIB_TEST_KERNELS='${resolve(options.kernels)}' ${long}`;
+  const environment = `export SQUIB_TEST_BOOTS='${options.boots}' SQUIB_TEST_KERNELS='${resolve(kernels)}' ${long}`;
   const rust = programs.map(({ package: name, target, path, smoke }) => {
     const filter = options.smoke ? smoke : [];
     // A kernel's boot takes all processors there are.
@@ -56,9 +57,12 @@ function script(programs) {
 
 const direct =
   run('cargo', ['run', '--quiet', '--locked', '-p', 'squib-kvm', '--example', 'probe']).status === 0;
-if (!direct) prepare(runner, 'x86', 'X86_QEMU', ['/bin/sh', '-c', 'test -c /dev/kvm']);
+const kernels = direct
+  ? cacheFolder
+  : `${prepare(runner, 'x86', 'X86_QEMU', ['/bin/sh', '-c', 'test -c /dev/kvm'])}/k-x86/boot`;
 if (!options.smoke) run('node', ['scripts/prepare.mjs'], { stdio: 'inherit' });
-const commands = script(buildTests(PROGRAMS, ['--features=squib-kvm/gdb']));
+const programs = buildTests(PROGRAMS, ['--features=squib-kvm/gdb']);
+const commands = script(programs, options.kernels ?? kernels);
 const [program, args] = direct
   ? ['sh', ['-c', commands]]
   : [runner, ['--share', '--smp', '2', '-m', '3072', '-t', `${LIMIT}`, '--', 'sh', '-c', commands]];
