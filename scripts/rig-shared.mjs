@@ -65,8 +65,11 @@ function count(output) {
     total.failed += Number(failed);
   }
   const [, jest] = output.match(/^Tests: +(.*)$/m) ?? [];
-  total.passed += Number(jest?.match(/(\d+) passed/)?.[1] ?? 0);
-  total.failed += Number(jest?.match(/(\d+) failed/)?.[1] ?? 0);
+  const [, suites] = output.match(/^Test Suites: +(.*)$/m) ?? [];
+  const number = (text, what) => Number(text?.match(`(\\d+) ${what}`)?.[1] ?? 0);
+  total.passed += number(jest, 'passed');
+  // A suite that cannot be run has no failed test.
+  total.failed += Math.max(number(jest, 'failed'), number(suites, 'failed'));
   // A program that ended without a result counts as a failed test.
   const ended = results.length + (jest === undefined ? 0 : 1);
   total.failed += output.split('\n').filter((line) => line.startsWith('== ')).length - ended;
@@ -128,6 +131,7 @@ function lendTools() {
   process.env.BASH_ENV = tools;
 }
 
-function lastLine(text) {
+/** The last line of a program's output, which is what it complained of. */
+export function lastLine(text) {
   return text?.trim().split('\n').at(-1) || 'it says nothing';
 }
