@@ -62,13 +62,15 @@ describe('squib run', () => {
     expect(status).toBe(0);
   });
 
-  test('the kernel gets the default command line, and --append behind it', async () => {
+  test('the kernel gets the default command line and --append behind it, or --cmdline instead', async () => {
     const kernel = join(folder, 'command-line');
     writeFileSync(kernel, commandLinePrinter());
     const args = ['run', '--backend', 'soft', '--kernel', kernel];
     expect((await squib(args)).out).toBe(defaultCommandLine());
     const { out } = await squib([...args, '--append', 'quiet panic=5']);
     expect(out).toMatch(/^console=ttyS0 panic=-1 .* quiet panic=5$/);
+    expect((await squib([...args, '--cmdline', 'program 10'])).out).toBe('program 10');
+    expect((await squib([...args, '--cmdline', 'program', '--append', '10'])).status).toBe(2);
   });
 
   test('the kernel gets --initrd and --memory', async () => {
@@ -312,6 +314,7 @@ test('help lists commands, options and statuses; nonsense is refused', async () 
     'kernel',
     'initrd',
     'append',
+    'cmdline',
     'memory',
     'cpus',
     'cpu',

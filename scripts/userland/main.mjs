@@ -1,6 +1,6 @@
 // `npm run userland`: runs programs of a Debian userland on the host and in a guest, and compares what they print.
 //
-//   node scripts/userland/main.mjs [--backend soft|kvm]
+//   node scripts/userland/main.mjs [--backend soft|kvm] [--cpu MODEL]
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,7 +10,9 @@ import { debianGuest } from '../../dist/esm/demo/debian.js';
 import { defaultCommandLine, Machine } from '../../dist/esm/index.js';
 import { ramDisk, userlandFiles } from './files.mjs';
 
-const { values } = parseArgs({ options: { backend: { type: 'string', default: 'soft' } } });
+const { values } = parseArgs({
+  options: { backend: { type: 'string', default: 'soft' }, cpu: { type: 'string' } },
+});
 const say = (what) => console.error(`userland: ${what}`);
 
 /** Cuts a stream of text into programs: what each printed, and how long it took in milliseconds. */
@@ -69,11 +71,11 @@ async function inGuest(kernel, initrd, seen) {
   const guest = new Transcript(seen);
   // Without the kernel's messages, which would stand between the programs' lines.
   const cmdline = `${defaultCommandLine()} loglevel=1`;
-  const machine = await Machine.create({ kernel, initrd, cmdline, memory: '3G', backend: values.backend });
+  const machine = await Machine.create({ ...values, kernel, initrd, cmdline, memory: '3G' });
   const decoder = new TextDecoder();
   machine.on('output', (bytes) => guest.add(decoder.decode(bytes, { stream: true })));
   try {
-    const { kind } = await machine.run({ signal: AbortSignal.timeout(30 * 60_000) });
+    const { kind } = await machine.run({ signal: AbortSignal.timeout(60 * 60_000) });
     if (kind !== 'powerOff') say(`the guest ended with ${kind}: ${guest.others.slice(-30).join('\n')}`);
   } finally {
     machine.close();
@@ -85,7 +87,7 @@ const files = userlandFiles(cache, say);
 const { kernel, kernelPackage } = await debianGuest(cacheFolder(), say);
 say('running the programs on the host');
 const expected = await onHost(files);
-say(`running them on ${values.backend} under ${kernelPackage}`);
+say(`running them on ${values.backend}, CPU model ${values.cpu ?? 'v1'}, under ${kernelPackage}`);
 let same = 0;
 await inGuest(kernel, ramDisk(cache, files), (name, { printed, ms }) => {
   const host = expected.get(name);

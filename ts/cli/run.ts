@@ -17,6 +17,7 @@ export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[
   ['--firmware FILE', 'firmware instead, such as SeaBIOS; its log goes to standard output'],
   ['--initrd FILE', 'initial RAM disk'],
   ['--append TEXT', 'words to put behind the default kernel command line'],
+  ['--cmdline TEXT', 'the whole command line instead'],
   ['--memory SIZE', 'RAM, such as 256M or 1G; default 256M'],
   ['--cpus N', 'vCPUs; default 1'],
   ['--cpu MODEL', 'v1, v2 or max, with features added and taken away: v2,+aes,-popcnt,vendor=amd; default v1'],
@@ -42,14 +43,16 @@ function parse(argv: readonly string[]): RunArguments {
   const { values } = parseArgs({
     args,
     options: {
-      ...{ kernel: text, firmware: text, initrd: text, append: text },
+      ...{ kernel: text, firmware: text, initrd: text, append: text, cmdline: text },
       ...{ memory: text, cpus: text, cpu: text },
       ...{ backend: text, timeout: text, stats: text, escape: text },
       'test-device': { type: 'boolean' },
     },
   });
-  const { kernel, firmware, stats } = values;
+  const { kernel, firmware, append, cmdline, stats } = values;
   const ownGuestRuns = kernel === undefined && firmware === undefined;
+  if (append !== undefined && cmdline !== undefined)
+    throw new RangeError('--append has no default to follow where --cmdline is the whole line');
   if (stats !== undefined && stats !== 'text' && stats !== 'json')
     throw new RangeError('--stats takes json or nothing');
   return {
@@ -57,7 +60,7 @@ function parse(argv: readonly string[]): RunArguments {
       kernel: ownGuestRuns ? ownGuest() : kernel,
       firmware,
       initrd: values.initrd,
-      cmdline: firmware === undefined ? defaultCommandLine(values.append) : values.append,
+      cmdline: cmdline ?? (firmware === undefined ? defaultCommandLine(append) : append),
       memory: values.memory,
       cpus: values.cpus === undefined ? 1 : numeric('--cpus', values.cpus),
       cpu: values.cpu,
