@@ -50,6 +50,8 @@ pub mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const PERF_CTL0: u32 = 0xc001_0000;
+    pub const PERF_CTR3: u32 = 0xc001_0007;
     pub const SYSCFG: u32 = 0xc001_0010;
     pub const HWCR: u32 = 0xc001_0015;
     pub const NB_CFG: u32 = 0xc001_001f;
@@ -185,7 +187,7 @@ fn exists(model: &CpuModel, index: u32) -> bool {
         PLATFORM_ID | FEATURE_CONTROL | PLATFORM_INFO | MISC_FEATURE_ENABLES | MISC_ENABLE => {
             model.vendor == Vendor::Intel
         }
-        SYSCFG | HWCR | NB_CFG | DE_CFG => model.vendor == Vendor::Amd,
+        PERF_CTL0..=PERF_CTR3 | SYSCFG | HWCR | NB_CFG | DE_CFG => model.vendor == Vendor::Amd,
         _ => true,
     }
 }
@@ -201,7 +203,8 @@ pub fn get(state: &CpuState, model: &CpuModel, host_tsc: u64, index: u32) -> Opt
         TSC_ADJUST => m.tsc_adjust,
         // No banks that report machine checks.
         MCG_CAP | MCG_STATUS | PLATFORM_ID | PLATFORM_INFO | MISC_FEATURE_ENABLES => 0,
-        SYSCFG | NB_CFG => 0,
+        // The counters that all of AMD's processors have; nothing is counted.
+        PERF_CTL0..=PERF_CTR3 | SYSCFG | NB_CFG => 0,
         HWCR => TSC_FREQ_SEL,
         DE_CFG => LFENCE_SERIALIZES,
         FEATURE_CONTROL => FEATURES_LOCKED,
@@ -311,7 +314,7 @@ pub fn set(
         CSTAR => m.cstar = canonical()?,
         FMASK => m.fmask = within(0xffff_ffff)?,
         TSC_AUX => m.tsc_aux = within(0xffff_ffff)?,
-        MCG_STATUS | SYSCFG => {
+        MCG_STATUS | PERF_CTL0..=PERF_CTR3 | SYSCFG => {
             within(0)?;
         }
         HWCR => {
@@ -511,11 +514,11 @@ mod tests {
     #[test]
     fn vendors_have_registers_of_their_own() {
         let mut m = Mock::long();
-        for index in [SYSCFG, HWCR, NB_CFG, DE_CFG] {
+        for index in [PERF_CTL0, PERF_CTR3, SYSCFG, HWCR, NB_CFG, DE_CFG] {
             assert_eq!(m.attempt(|m| read(m, index)), gp(), "{index:#x}");
         }
         m.model.vendor = Vendor::Amd;
-        for index in [SYSCFG, HWCR, NB_CFG, DE_CFG] {
+        for index in [PERF_CTL0, PERF_CTR3, SYSCFG, HWCR, NB_CFG, DE_CFG] {
             let value = read(&mut m, index).unwrap();
             write(&mut m, index, value).unwrap();
             assert_eq!(m.attempt(|m| write(m, index, 1 << 63)), gp(), "{index:#x}");
