@@ -59,6 +59,34 @@ fn invlpg_takes_the_whole_of_a_large_page() {
 }
 
 #[test]
+fn a_gigabyte_is_one_page() {
+    /// Entry 1 of the page-directory pointers.
+    const POINTER: u64 = 0x6008;
+    let mut s = start(false, |a| {
+        a.mov(dword_ptr(POINTER), (LARGE | PRESENT_WRITABLE) as i32)?;
+        a.mov(eax, 0x4030_1008)?;
+        a.mov(ecx, 0x4008_5008)?;
+        a.mov(rdx, qword_ptr(rax))?;
+        a.mov(qword_ptr(rcx), rdx)?;
+        a.mov(esi, dword_ptr(POINTER))?;
+        a.mov(dword_ptr(POINTER), 0)?;
+        a.mov(edi, 0x4020_0000)?;
+        a.invlpg(byte_ptr(rdi))?;
+        a.mov(rbp, qword_ptr(rax))?;
+        a.mov(qword_ptr(rcx), rbp)?;
+        a.hlt()
+    });
+    s.memory.write(0x30_1008, &7_u64.to_le_bytes()).unwrap();
+    let begin = 11 + 5 + 5 + 3 + 3 + 7 + 11 + 5 + 3;
+    let (r, log) = s.run();
+    assert_eq!((r.rdx, r.rsi & 0x60), (7, 0x60), "accessed and dirty");
+    assert_eq!(log, [fault(begin), fault(begin + 3)]);
+    let mut word = [0; 8];
+    s.memory.read(0x8_5008, &mut word).unwrap();
+    assert_eq!(u64::from_le_bytes(word), 7);
+}
+
+#[test]
 fn invlpg_leaves_code_of_a_large_page_no_translation() {
     // A call into a large page, which then shows other memory with other code at that place.
     let mut s = start(false, |a| {
