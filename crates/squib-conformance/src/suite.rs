@@ -9,7 +9,7 @@ use crate::bench::{PATHS, soft_guests};
 use crate::case::{Case, Expected, Test};
 use crate::compare::{Difference, compare};
 use crate::guest::{Failure, Guest};
-use crate::host::Host;
+use crate::host::{Host, is_amd};
 use crate::layout::Mode;
 use crate::state::{Event, Outcome};
 use crate::system::Register;
@@ -20,6 +20,8 @@ pub struct Tiers {
     host: Option<Host>,
     /// Whether KVM does not run supervisor code as it is.
     emulates: bool,
+    /// Whether the host's processor, and so KVM's, is AMD's.
+    amd: bool,
     /// Tiers that are missing here, and why.
     pub missing: Vec<String>,
 }
@@ -98,7 +100,7 @@ impl Tiers {
             Err(e) => missing.push(format!("kvm, because {e}")),
         }
         let host = Host::new().map_err(|e| missing.push(format!("the host's processor, because {e}"))).ok();
-        Ok(Self { guests, host, emulates, missing })
+        Ok(Self { guests, host, emulates, amd: is_amd(), missing })
     }
 
     /// How many there are.
@@ -121,7 +123,11 @@ impl Tiers {
             verdict.failed.push(Failed { tier: "none", differences });
             return verdict;
         };
-        let excepted = |tier: &str| test.except.iter().any(|t| t == tier);
+        let amd = self.amd;
+        let excepted = |tier: &str| {
+            let real = matches!(tier, "host" | "kvm");
+            test.except.iter().any(|t| t == tier || t == "amd" && amd && real)
+        };
         let mut on_host = None;
         if let Some(host) = self.host.as_mut().filter(|_| test.case.is_for_hosts() && !excepted("host")) {
             let differences = match host.run(&test.case) {

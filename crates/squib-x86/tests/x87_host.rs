@@ -2,11 +2,12 @@
 //! unmasked.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(unsafe_code, reason = "runs instructions on the host")]
+#![allow(clippy::print_stderr, reason = "says what is skipped")]
 
 #[allow(dead_code, reason = "shared between test programs")]
 mod host;
 
-use host::{Host, Random, State};
+use host::{Host, Random, State, host_differs, is_amd};
 use iced_x86::{Code, Instruction, OpCodeOperandKind, OpKind, Register};
 use squib_x86::fp::f80::F80;
 use squib_x86::fp::mxcsr::Mxcsr;
@@ -287,6 +288,10 @@ fn x87_instructions_agree_with_the_host() {
         if form(code).is_none() {
             continue;
         }
+        if host_differs(code) {
+            eprintln!("SKIPPED: {code:?} because AMD's processors do something else");
+            continue;
+        }
         let mut random = Random(code as u64);
         failures.extend(test_code(&mut host, &mut random, code));
         tested += 1;
@@ -321,7 +326,9 @@ fn fxrstor_and_fxsave_agree_with_the_host() {
         let unit = unit_of(&state);
         let expected = area_of(&unit, &state);
         host.run(&mut state);
-        assert_eq!(state.fx[..24], expected[..24]);
+        // AMD's processors keep FOP, FIP and FDP only while an exception is pending.
+        let compared = if is_amd() { 6 } else { 24 };
+        assert_eq!(state.fx[..compared], expected[..compared]);
         assert_eq!(state.fx[fx::ST..fx::XMM], expected[fx::ST..fx::XMM]);
         assert_eq!(u32::from_le_bytes(state.fx[28..32].try_into().unwrap()) & !0x2_0000, Mxcsr::MASK);
     }
@@ -330,6 +337,9 @@ fn fxrstor_and_fxsave_agree_with_the_host() {
 #[test]
 fn images_agree_with_the_host() {
     use Layout::{Protected16, Protected32};
+    if is_amd() {
+        return eprintln!("SKIPPED: images, because AMD's processors keep FOP, FIP and FDP in another way");
+    }
     let mut host = Host::new();
     let mut random = Random(2);
     for (code, layout) in [

@@ -5,7 +5,7 @@
 )]
 
 use std::arch::asm;
-use std::arch::x86_64::__cpuid_count;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -91,6 +91,12 @@ pub fn settle(number: usize) -> u32 {
         asm!("lsl {0:e}, {1:e}", inout(reg) limit, in(reg) u32::from(selector::CPU_NUMBER), options(nomem, nostack));
     }
     limit
+}
+
+/// Whether the host's processor is AMD's, which differ from Intel's, and so from squib's, in what manuals leave open and in more.
+pub fn is_amd() -> bool {
+    let leaf = __cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
 fn failed(what: &str) -> String {

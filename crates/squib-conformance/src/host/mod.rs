@@ -11,7 +11,7 @@ mod child;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod linux;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use linux::{Host, settle};
+pub use linux::{Host, is_amd, settle};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod other {
@@ -22,6 +22,11 @@ mod other {
     /// Nothing to settle.
     pub fn settle(_number: usize) -> u32 {
         0
+    }
+
+    /// Nothing is known of it.
+    pub fn is_amd() -> bool {
+        false
     }
 
     /// There is no oracle here.
@@ -54,7 +59,7 @@ mod other {
     }
 }
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub use other::{Host, settle};
+pub use other::{Host, is_amd, settle};
 
 /// Why the host gave no outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The host CPU as oracle: runs one instruction with given x87, MMX, SSE and general registers.
 
+use std::arch::x86_64::__cpuid;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use iced_x86::{Code, Encoder, Instruction};
@@ -56,6 +57,23 @@ impl State {
 /// Executable memory.
 pub(crate) struct Host {
     code: *mut u8,
+}
+
+/// Whether the host's processor is AMD's. squib's is of Intel's kind.
+pub(crate) fn is_amd() -> bool {
+    let leaf = __cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+}
+
+/// Whether the host does something else where both may: AMD's processors approximate with other last digits, add up dot products
+/// in another order, and have results of FPREM1 and FSCALE where an operand's exception is not masked.
+pub(crate) fn host_differs(code: Code) -> bool {
+    use iced_x86::Mnemonic as M;
+    is_amd()
+        && matches!(
+            code.mnemonic(),
+            M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Dpps | M::Dppd | M::Fprem1 | M::Fscale
+        )
 }
 
 const PAGE: usize = 4096;
