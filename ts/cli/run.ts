@@ -20,7 +20,7 @@ export const RUN_OPTIONS: readonly (readonly [option: string, meaning: string])[
   ['--cmdline TEXT', 'the whole command line instead'],
   ['--memory SIZE', 'RAM, such as 256M or 1G; default 256M'],
   ['--cpus N', 'vCPUs; default 1'],
-  ['--cpu MODEL', 'v1, v2 or max, with features added and taken away: v2,+aes,-popcnt,vendor=amd; default v1'],
+  ['--cpu MODEL', 'v1, v2 or max, with changes: v2,+aes,-popcnt,vendor=amd; default v1'],
   ['--backend NAME', `${BACKEND_CHOICES.join(', ')}; default auto`],
   ['--test-device', 'add the device that kvm-unit-tests look for'],
   ['--timeout SECONDS', 'end the machine after so long, fractions allowed; default never'],
