@@ -176,7 +176,8 @@ pub trait HypervisorBackend: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorCode::BackendUnusable`] or [`ErrorCode::Hypervisor`] when the host refuses,
-    /// [`ErrorCode::Unsupported`] when `config` asks for more than the capabilities offer.
+    /// [`ErrorCode::Unsupported`] when `config` asks for more than the capabilities offer,
+    /// [`ErrorCode::MemoryOverlap`] when RAM lies where an interrupt controller of the backend is.
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>>;
 }
 

@@ -33,7 +33,7 @@ impl KvmVm {
     /// Makes `fd` a VM as `config` wants it.
     pub(super) fn new(fd: VmFd, host: &Arc<Host>, config: &VmConfig) -> Result<Self> {
         let machine = Machine {
-            board: Board::new(&fd, host, config.irqchip)?,
+            board: Board::new(&fd, host, config)?,
             fd,
             host: host.clone(),
             waker: config.waker.clone(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use squib_core::arm64::{PSTATE_EL1_MASKED, Registers};
 use squib_core::{
-    Clock, ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Vcpu, Vm, VmConfig, VmEntry,
-    VmExit, Waker,
+    Clock, ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
+    VmEntry, VmExit, Waker,
 };
 use squib_kvm::KvmBackend;
 
@@ -46,10 +46,9 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(kvm: &KvmBackend, irqchip: IrqchipKind, code: &[u32]) -> Self {
-        let memory = GuestMemory::with_regions(&[(CODE, MEMORY)]).unwrap();
+        let vm = create_vm(kvm, irqchip, CODE, MEMORY).unwrap();
+        let memory = vm.memory().clone();
         put(&memory, CODE, code);
-        let (clock, waker) = (Arc::new(Nothing), Arc::new(Nothing));
-        let vm = kvm.create_vm(&VmConfig { memory: memory.clone(), irqchip, clock, waker }).unwrap();
         let mut vcpu = vm.create_vcpu(0).unwrap();
         vcpu.arm64().unwrap().set_registers(&start()).unwrap();
         Self { memory, vm, vcpu }
@@ -78,6 +77,13 @@ impl Guest {
         assert_eq!(self.vcpu.run(entry).unwrap_err().code(), ErrorCode::BadEntry);
         assert_eq!(self.registers(), before);
     }
+}
+
+/// A VM with `len` bytes of RAM at `start`.
+pub fn create_vm(kvm: &KvmBackend, irqchip: IrqchipKind, start: u64, len: u64) -> Result<Arc<dyn Vm>> {
+    let memory = GuestMemory::with_regions(&[(start, len)])?;
+    let (clock, waker) = (Arc::new(Nothing), Arc::new(Nothing));
+    kvm.create_vm(&VmConfig { memory, irqchip, clock, waker })
 }
 
 /// Registers of a guest that starts.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VmFd};
 use squib_core::arm64::gic::*;
-use squib_core::{Error, ErrorCode, IrqchipKind, Result};
+use squib_core::{Error, ErrorCode, GuestMemory, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
 use crate::linux::errors::failed;
@@ -22,7 +22,7 @@ struct Gic {
 }
 
 impl Board {
-    pub(in crate::linux) fn new(vm: &VmFd, host: &Host, irqchip: IrqchipKind) -> Result<Self> {
+    pub(in crate::linux) fn new(vm: &VmFd, host: &Host, config: &VmConfig) -> Result<Self> {
         if host.nisv_exits {
             let cap = kvm_enable_cap { cap: KVM_CAP_ARM_NISV_TO_USER, ..Default::default() };
             vm.enable_cap(&cap).map_err(|e| failed("KVM_CAP_ARM_NISV_TO_USER", e))?;
@@ -30,8 +30,11 @@ impl Board {
         if host.smccc_filter {
             forward_calls(vm)?;
         }
-        let gic = match (irqchip, host.gic) {
-            (IrqchipKind::Full, Some(version)) => Some(Gic::new(vm, version)?),
+        let gic = match (config.irqchip, host.gic) {
+            (IrqchipKind::Full, Some(version)) => {
+                keep_clear(&config.memory)?;
+                Some(Gic::new(vm, version)?)
+            }
             _ => None,
         };
         Ok(Self { gic })
@@ -64,6 +67,22 @@ impl Board {
             "this VM's GIC has no translation service that could take a message",
         ))
     }
+}
+
+/// Refuses RAM where the GIC is; KVM would hide the GIC behind it.
+fn keep_clear(memory: &GuestMemory) -> Result<()> {
+    for region in memory.regions() {
+        let (start, len) = (region.guest_addr(), region.len());
+        if start < END && start + len > DISTRIBUTOR {
+            return Err(Error::new(
+                ErrorCode::MemoryOverlap,
+                format!(
+                    "{len:#x} bytes of RAM at {start:#x} lie where the GIC is, {DISTRIBUTOR:#x} to {END:#x}"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Gic {

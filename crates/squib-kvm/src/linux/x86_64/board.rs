@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::*;
 use kvm_ioctls::VmFd;
-use squib_core::{Error, ErrorCode, IrqchipKind, Result};
+use squib_core::{Error, ErrorCode, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
 use super::ioeoi::{self, IOAPIC_PINS, LevelMessages};
@@ -26,15 +26,15 @@ pub(in crate::linux) struct Board {
 }
 
 impl Board {
-    pub(in crate::linux) fn new(vm: &VmFd, host: &Host, irqchip: IrqchipKind) -> Result<Self> {
+    pub(in crate::linux) fn new(vm: &VmFd, host: &Host, config: &VmConfig) -> Result<Self> {
         vm.set_tss_address(TASK_STATE).map_err(|e| failed("KVM_SET_TSS_ADDR", e))?;
         if host.identity_map {
             let set = vm.set_identity_map_address(IDENTITY_MAP);
             set.map_err(|e| failed("KVM_SET_IDENTITY_MAP_ADDR", e))?;
         }
-        create_irqchip(vm, irqchip)?;
+        create_irqchip(vm, config.irqchip)?;
         enable_exits(vm, host)?;
-        Ok(Self { irqchip, level_messages: Mutex::default() })
+        Ok(Self { irqchip: config.irqchip, level_messages: Mutex::default() })
     }
 
     pub(in crate::linux) fn set_irq_line(&self, vm: &VmFd, gsi: u32, level: bool) -> Result<()> {
