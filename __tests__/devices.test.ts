@@ -8,21 +8,21 @@ import {
   type VmEntry,
   type VmExit,
 } from '../ts/index.js';
+import { dialectOf, start } from './support/dialect.js';
 import { RESULTS, startGuest, TEST_MMIO, TEST_PORT } from './support/guests.js';
-import { codeOf, codeOfAsync, createVm, realMode, usableRunners } from './support/vm.js';
+import { codeOf, codeOfAsync, createVm, usableRunners, x86 } from './support/vm.js';
 
 type Run = (vcpu: Vcpu, entry?: VmEntry) => Promise<VmExit>;
 const MODES: [string, Run][] = [
   ['directly', async (vcpu, entry) => vcpu.run(entry)],
   ['asynchronously', (vcpu, entry) => vcpu.runAsync({ entry })],
 ];
-const CASES = usableRunners().flatMap((runner) => MODES.map(([mode, run]) => ({ runner, mode, run })));
+const RUNNERS = usableRunners();
+const X86 = x86(RUNNERS);
+const inEachMode = <R>(runners: R[]) =>
+  runners.flatMap((runner) => MODES.map(([mode, run]) => ({ runner, mode, run })));
 
-/** in al, 0x10; out 0x11, al; hlt */
-const READ_THEN_WRITE = [0xe4, 0x10, 0xe6, 0x11, 0xf4];
-const RANGE: DeviceRange = { port: 0x10, length: 2 };
-
-describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
+describe.each(inEachMode(X86))('x86 on $runner, called $mode', ({ runner, run }) => {
   test('a device sees offsets and widths, and its answers reach the guest', async () => {
     const { vm, vcpu } = startGuest(runner, 'port-io');
     const seen: unknown[] = [];
@@ -71,20 +71,33 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
     expect(vm.memory.read(RESULTS, 8)).toEqual(Uint8Array.of(0x10, 0, 0x12, 0, 0x14, 0, 0, 0));
     vm.close();
   });
+});
+
+describe.each(inEachMode(RUNNERS))('on $runner, called $mode', ({ runner, run }) => {
+  const {
+    device: range,
+    bytes,
+    readThenWrite,
+    readSecond,
+    stopped,
+    unclaimed,
+    enter,
+    answer,
+  } = dialectOf(runner);
 
   test('a device without read and write is an empty bus', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    vm.map(RANGE, {});
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
-    expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
+    const { vm, vcpu } = start(runner, readThenWrite);
+    vm.map(range, {});
+    expect(await run(vcpu)).toEqual(stopped);
+    expect(answer(vcpu)).toBe(0xffn);
     vm.close();
   });
 
   test('a device that throws ends the run with its error as the cause; the guest can go on', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const { vm, vcpu } = start(runner, readThenWrite);
     const cause = new RangeError('no such register');
     const written: unknown[] = [];
-    vm.map(RANGE, {
+    vm.map(range, {
       name: 'sensor',
       read: () => {
         throw cause;
@@ -101,15 +114,15 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
       write: false,
       cause,
     });
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(await run(vcpu)).toEqual(stopped);
     expect(written).toEqual([0xff]);
     vm.close();
   });
 
   test('a write that throws counts as done', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const { vm, vcpu } = start(runner, readThenWrite);
     let writes = 0;
-    vm.map(RANGE, {
+    vm.map(range, {
       read: () => 1,
       write: () => {
         writes += 1;
@@ -117,7 +130,7 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
       },
     });
     await expect(run(vcpu)).rejects.toMatchObject({ code: 'ERR_DEVICE_FAILED', write: true, cause: 'text' });
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(await run(vcpu)).toEqual(stopped);
     expect(writes).toBe(1);
     vm.close();
   });
@@ -139,20 +152,20 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
   ];
   for (const [, value] of nonsense) Promise.resolve(value).catch(() => {});
   test.each(nonsense)('a device that answers %s is ERR_DEVICE_FAILED', async (_name, value, why) => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    vm.map(RANGE, { read: () => value as number });
+    const { vm, vcpu } = start(runner, readThenWrite);
+    vm.map(range, { read: () => value as number });
     await expect(run(vcpu)).rejects.toMatchObject({
       code: 'ERR_DEVICE_FAILED',
       message: expect.stringContaining(why),
     });
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
-    expect(vcpu.registers.rax & 0xffn).toBe(0xffn);
+    expect(await run(vcpu)).toEqual(stopped);
+    expect(answer(vcpu)).toBe(0xffn);
     vm.close();
   });
 
   test('a write that gives a promise is ERR_DEVICE_FAILED, and its rejection ends nothing', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    vm.map(RANGE, {
+    const { vm, vcpu } = start(runner, readThenWrite);
+    vm.map(range, {
       read: () => 1,
       write: async () => {
         throw new Error('late');
@@ -163,26 +176,26 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
   });
 
   test('a slow device makes the guest wait, and nothing is lost', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    vm.map(RANGE, {
+    const { vm, vcpu } = start(runner, readThenWrite);
+    vm.map(range, {
       read: () => {
         const end = performance.now() + 30;
         while (performance.now() < end);
         return 7;
       },
     });
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
-    expect(vcpu.registers.rax & 0xffn).toBe(7n);
+    expect(await run(vcpu)).toEqual(stopped);
+    expect(answer(vcpu)).toBe(7n);
     vm.close();
   });
 
   test('a device that uses its own vCPU is told that it is busy; memory and cancel are free', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const { vm, vcpu } = start(runner, readThenWrite);
     const codes: unknown[] = [];
-    vm.map(RANGE, {
+    vm.map(range, {
       read: () => {
         codes.push(codeOf(() => vcpu.run()));
-        codes.push(codeOf(() => vcpu.registers));
+        codes.push(codeOf(() => answer(vcpu)));
         expect(codeOf(() => [vcpu.instructions, vcpu.exitCounts])).toBeUndefined();
         vm.memory.write(0x2000, Uint8Array.of(1));
         codes.push(vm.memory.read(0x2000, 1)[0]);
@@ -191,21 +204,19 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
       },
     });
     expect(await run(vcpu)).toEqual({ kind: 'cancelled' });
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    expect(await run(vcpu)).toEqual(stopped);
     expect(codes).toEqual(['ERR_VCPU_BUSY', 'ERR_VCPU_BUSY', 1]);
-    expect(vcpu.registers.rax & 0xffn).toBe(3n);
+    expect(answer(vcpu)).toBe(3n);
     vm.close();
   });
 
   test('a device may run another vCPU, of its VM or of another', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const { vm, vcpu } = start(runner, readThenWrite);
     const several = backendCapabilities(runner === 'wasm' ? 'soft' : runner).maxVcpus > 1;
     const second = several ? vm : createVm(runner, { memory: '64K' });
-    second.memory.write(0x5000, Uint8Array.of(0xe4, 0x11, 0xf4)); // in al, 0x11; hlt
+    second.memory.write(0x5000, readSecond);
     if (!several) expect(codeOf(() => vm.createVcpu(1))).toBe('ERR_VCPU_COUNT');
-    const other = second.createVcpu(several ? 1 : 0);
-    other.systemRegisters = vcpu.systemRegisters;
-    other.registers = { ...vcpu.registers, rip: 0x5000n };
+    const other = enter(second, several ? 1 : 0, 0x5000);
     const exits: VmExit[] = [];
     const device: Device = {
       read: (offset) => {
@@ -214,48 +225,45 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
         return 0x11;
       },
     };
-    vm.map(RANGE, device);
-    if (second !== vm) second.map(RANGE, device);
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
-    expect(exits).toEqual([{ kind: 'hlt' }]);
-    expect([vcpu.registers.rax & 0xffn, other.registers.rax & 0xffn]).toEqual([0x11n, 0x22n]);
+    vm.map(range, device);
+    if (second !== vm) second.map(range, device);
+    expect(await run(vcpu)).toEqual(stopped);
+    expect(exits).toEqual([stopped]);
+    expect([answer(vcpu), answer(other)]).toEqual([0x11n, 0x22n]);
     vm.close();
     second.close();
   });
 
   test('a device that takes itself away still answers; later accesses are unclaimed', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    const mapping = vm.map(RANGE, {
+    const { vm, vcpu } = start(runner, readThenWrite);
+    const mapping = vm.map(range, {
       read: () => {
         mapping.unmap();
         mapping.unmap();
         return 9;
       },
     });
-    expect(await run(vcpu)).toEqual({ kind: 'pio', port: 0x11, write: true, data: Uint8Array.of(9) });
+    expect(await run(vcpu)).toEqual(unclaimed(9));
     vm.close();
   });
 
   test('a device may map another', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
+    const { vm, vcpu } = start(runner, readThenWrite);
     const written: unknown[] = [];
-    vm.map(
-      { port: 0x10, length: 1 },
-      {
-        read: () => {
-          vm.map({ port: 0x11, length: 1 }, { write: (_offset, _width, value) => void written.push(value) });
-          return 8;
-        },
+    vm.map(bytes[0], {
+      read: () => {
+        vm.map(bytes[1], { write: (_offset, _width, value) => void written.push(value) });
+        return 8;
       },
-    );
-    expect(await run(vcpu)).toEqual({ kind: 'hlt' });
+    });
+    expect(await run(vcpu)).toEqual(stopped);
     expect(written).toEqual([8]);
     vm.close();
   });
 
   test('a device that closes its VM ends the run with ERR_CLOSED', async () => {
-    const { vm, vcpu } = realMode(runner, READ_THEN_WRITE);
-    vm.map(RANGE, {
+    const { vm, vcpu } = start(runner, readThenWrite);
+    vm.map(range, {
       read: () => {
         vm.close();
         return 1;
@@ -263,7 +271,7 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
     });
     expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
     expect(await codeOfAsync(run(vcpu))).toBe('ERR_CLOSED');
-    expect(codeOf(() => vcpu.registers)).toBe('ERR_CLOSED');
+    expect(codeOf(() => answer(vcpu))).toBe('ERR_CLOSED');
     expect(codeOf(() => vcpu.instructions)).toBe('ERR_CLOSED');
     expect(codeOf(() => vcpu.exitCounts)).toBe('ERR_CLOSED');
     vcpu.cancel();
@@ -272,8 +280,8 @@ describe.each(CASES)('on $runner, called $mode', ({ runner, run }) => {
   });
 });
 
-test.each(usableRunners())('the event loop stays free during runAsync on %s', async (runner) => {
-  const { vm, vcpu } = startGuest(runner, 'spin');
+test.each(RUNNERS)('the event loop stays free during runAsync on %s', async (runner) => {
+  const { vm, vcpu } = start(runner, dialectOf(runner).spin);
   const run = vcpu.runAsync();
   let ticks = 0;
   const timer = setInterval(() => {
@@ -286,7 +294,7 @@ test.each(usableRunners())('the event loop stays free during runAsync on %s', as
   vm.close();
 });
 
-describe.each(usableRunners())('mapping on %s', (runner) => {
+describe.each(RUNNERS)('mapping on %s', (runner) => {
   const device: Device = {};
 
   test.each<[string, DeviceRange]>([

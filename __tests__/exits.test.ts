@@ -1,9 +1,9 @@
 /** Every exit that no device claims reaches TypeScript as a tagged object. */
 import { assertNever, type VmExit } from '../ts/index.js';
 import { startGuest, TEST_MMIO } from './support/guests.js';
-import { codeOf, codeOfAsync, ENTRY, realMode, usableRunners } from './support/vm.js';
+import { codeOf, codeOfAsync, ENTRY, realMode, usableRunners, x86 } from './support/vm.js';
 
-describe.each(usableRunners())('exits on %s', (runner) => {
+describe.each(x86(usableRunners()))('exits on %s', (runner) => {
   test('HLT: the vCPU stands behind it and stays halted', () => {
     const { vm, vcpu } = realMode(runner, [0xf4, 0x0f, 0x0b]);
     expect(vcpu.run()).toEqual({ kind: 'hlt' });

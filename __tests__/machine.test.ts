@@ -9,8 +9,9 @@ import {
   type MachineOptions,
   type Outcome,
 } from '../ts/index.js';
+import { image, SPIN } from './support/arm64.js';
 import { commandLinePrinter, guestFile, multiboot, POWER_OFF } from './support/guests.js';
-import { codeOf, codeOfAsync, usableBackends } from './support/vm.js';
+import { architectureOf, codeOf, codeOfAsync, text, usableBackends, x86 } from './support/vm.js';
 
 const HELLO = guestFile('hello');
 /** Where the hello guest looks for the device that answers its lines. */
@@ -51,14 +52,7 @@ function announcer(): Uint8Array {
   return multiboot([...line.flatMap((letter) => [0xb0, letter, 0xe6, 0xe9]), ...POWER_OFF]);
 }
 
-async function text(stream: ReadableStream<Uint8Array>): Promise<string> {
-  let all = '';
-  for await (const bytes of stream as unknown as AsyncIterable<Uint8Array>)
-    all += Buffer.from(bytes).toString('latin1');
-  return all;
-}
-
-describe.each(usableBackends())('a machine on %s', (backend) => {
+describe.each(x86(usableBackends()))('a machine on %s', (backend) => {
   const hello = (options: Partial<MachineOptions> = {}) =>
     Machine.create({
       kernel: HELLO,
@@ -259,7 +253,7 @@ describe('console output', () => {
 });
 
 describe('bad input', () => {
-  const [backend = 'soft'] = usableBackends();
+  const [backend = 'soft'] = x86(usableBackends());
   const base = { kernel: HELLO, memory: '16M', backend } as const;
 
   const bad: [string, Record<string, unknown>, string][] = [
@@ -305,7 +299,8 @@ describe('bad input', () => {
 });
 
 test('auto takes KVM only where guests run at speed', async () => {
-  await using machine = await Machine.create({ kernel: HELLO, memory: '16M' });
   const { runsGuestsAtSpeed, reason } = probeKvm();
+  const kernel = runsGuestsAtSpeed && architectureOf('kvm') === 'arm64' ? image(SPIN) : HELLO;
+  await using machine = await Machine.create({ kernel, memory: '16M' });
   expect(machine.backend).toEqual({ backend: runsGuestsAtSpeed ? 'kvm' : 'soft', reason });
 });

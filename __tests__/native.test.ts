@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 import { toSquibError } from '../ts/errors.js';
 import { doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
 import { native, packageRoot, target } from '../ts/native.cjs';
-import { codeOf, createVm, realMode, usableBackends } from './support/vm.js';
+import { codeOf, createVm, realMode, usableBackends, x86 } from './support/vm.js';
 
 const ROOT = join(__dirname, '..');
 
@@ -176,7 +176,7 @@ const DROPS = `
     process.exit(done ? 0 : 1);
   })();`;
 
-test.each(usableBackends())(
+test.each(x86(usableBackends()))(
   'VMs that are dropped without being closed go with the garbage, on %s',
   (backend) => {
     if (process.platform !== 'linux')

@@ -1,10 +1,10 @@
 /** Which backend runs a VM. */
-import type { BackendCapabilities, BackendKind, KvmReport } from './binding.cjs';
+import type { Architecture, BackendCapabilities, BackendKind, GicVersion, KvmReport } from './binding.cjs';
 import type { CpuModel } from './cpu-model.js';
 import { guard, invalid } from './errors.js';
 import { native } from './native.cjs';
 
-export type { BackendCapabilities, BackendKind, KvmReport };
+export type { Architecture, BackendCapabilities, BackendKind, GicVersion, KvmReport };
 
 /** A backend by name, or `auto`. */
 export type BackendChoice = 'auto' | BackendKind;

@@ -13,7 +13,10 @@ import { Vcpu } from './vcpu.js';
 export interface BaseVmOptions {
   /** RAM from address 0: bytes, or text such as `256M`. A multiple of 4096. */
   readonly memory: Address | string;
-  /** Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. */
+  /**
+   * Interrupt controllers inside the backend. Default `none`: interrupts come from {@link Vcpu.injectInterrupt}. On aarch64 `full` is
+   * a GIC at 128 MiB, and more RAM below it is `ERR_MEMORY_OVERLAP`.
+   */
   readonly irqchip?: IrqchipKind;
   /** Which CPU the guest sees; see {@link CpuModel}. */
   readonly cpu?: CpuModel | undefined;
@@ -37,7 +40,11 @@ export abstract class BaseVm implements Disposable, AsyncDisposable {
     this.memory = new Memory(memory, devices.check);
   }
 
-  /** Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. */
+  /**
+   * Makes the vCPU with local APIC number `id`; `ERR_VCPU_COUNT` when there are too many, or this one exists. On aarch64 the
+   * number is part of its MPIDR_EL1, all but number 0 begin {@link Arm64State.powerState} `off`, and with irqchip `full` none can
+   * be made any more once one has run.
+   */
   createVcpu(id: number): Vcpu {
     const number = u32(id, 'a vCPU number');
     const vcpu = guard(() => this.#native.createVcpu(number));
@@ -49,13 +56,19 @@ export abstract class BaseVm implements Disposable, AsyncDisposable {
     return this.#devices.map(this.#native, range, device);
   }
 
-  /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none. */
+  /**
+   * Sets the level of interrupt line `gsi`; `ERR_IRQ_LINE` when there is none. On x86 it is an input of the I/O APIC (0–23), on
+   * aarch64 a shared peripheral interrupt (0–95), whose interrupt number is 32 more.
+   */
   setIrqLine(gsi: number, level: boolean): void {
     const line = u32(gsi, 'an interrupt line');
     guard(() => this.#native.setIrqLine(line, level));
   }
 
-  /** Delivers a message-signalled interrupt: a write of `data` (32 bits) to `address`; `ERR_IRQ_LINE` without controllers. */
+  /**
+   * Delivers a message-signalled interrupt: a write of `data` (32 bits) to `address` (Intel SDM vol. 3, 11.11); `ERR_IRQ_LINE`
+   * without controllers, and always on aarch64.
+   */
   signalMsi(address: Address, data: number): void {
     const [to, word] = [whole(address, 'an address'), u32(data, 'the data of an MSI')];
     guard(() => this.#native.signalMsi(to, word));

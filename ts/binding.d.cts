@@ -1,5 +1,27 @@
 /** The types of the addon, made by `npm run build:addon` from crates/squib-node. */
 
+/** The aarch64 state of a vCPU. `ts/arm64.ts` is its face. */
+export declare class NativeArm64 {
+  /** General-purpose registers. */
+  registers(): Arm64Registers
+  /** Sets them. */
+  setRegisters(registers: Arm64Registers): void
+  /** Vector and floating-point registers. */
+  vectorRegisters(): Arm64VectorRegisters
+  /** Sets them. */
+  setVectorRegisters(registers: Arm64VectorRegisters): void
+  /** A system register, by its encoding. */
+  systemRegister(encoding: number): bigint
+  /** Sets one. */
+  setSystemRegister(encoding: number, value: bigint): void
+  /** The encodings of the system registers that make up the state of a vCPU. */
+  systemRegisterList(): Array<number>
+  /** Whether it runs. */
+  powerState(): Arm64PowerState
+  /** Starts or stops it. */
+  setPowerState(state: Arm64PowerState): void
+}
+
 /** A machine. `ts/machine.ts` is its face. */
 export declare class NativeMachine {
   /** Runs all vCPUs, each on a thread of its own, until the machine ends or a device fails. */
@@ -85,6 +107,8 @@ export declare class NativeVcpu {
   requestInterruptWindow(wanted: boolean): void
   /** Raises a non-maskable interrupt. */
   injectNmi(): void
+  /** Its state on aarch64. */
+  arm64(): NativeArm64
   /** General-purpose registers, instruction pointer and flags. */
   registers(): Registers
   /** Sets them. */
@@ -150,11 +174,43 @@ export declare class NativeVm {
   close(): void
 }
 
+/** What a backend's guests run on. */
+export type Architecture = 'x86_64' | 'arm64'
+
+/** Whether a vCPU runs or waits to be started (PSCI, DEN 0022, 5.1.4 `CPU_ON`). */
+export type Arm64PowerState = 'on' | 'off'
+
+/** General-purpose registers, stack pointers, program counter and processor state. */
+export interface Arm64Registers {
+  /** X0 to X30, 31 of them. */
+  x: Array<bigint>
+  /** SP_EL0: the stack of programs, and of EL1 while PSTATE.SP is 0. */
+  spEl0: bigint
+  /** SP_EL1. */
+  spEl1: bigint
+  /** Address of the next instruction. */
+  pc: bigint
+  /** PSTATE in the form of SPSR_EL1 (Arm ARM, DDI 0487, C5.2.19). */
+  pstate: bigint
+}
+
+/** V0 to V31 and the registers that control them. */
+export interface Arm64VectorRegisters {
+  /** V0 to V31, 32 of them, of 128 bits each. */
+  v: Array<bigint>
+  /** FPSR: floating-point status, 32 bits. */
+  fpsr: number
+  /** FPCR: floating-point control, 32 bits. */
+  fpcr: number
+}
+
 /** What a backend can do here. */
 export declare function backendCapabilities(backend: BackendKind): BackendCapabilities
 
 /** What a backend can do. */
 export interface BackendCapabilities {
+  /** What its guests run on. */
+  architecture: Architecture
   /** The kinds of exit that it can produce. */
   exits: VmExit['kind'][]
   /** Most vCPUs of a VM. */
@@ -165,6 +221,8 @@ export interface BackendCapabilities {
   exposesExits: boolean
   /** The interrupt controllers that it can host. */
   irqchips: Array<IrqchipKind>
+  /** The GIC that the irqchip `full` is; only on aarch64. */
+  gic?: GicVersion
   /** Whether an instruction budget can be set. */
   instructionBudget: boolean
   /** Frequency of the guest's time-stamp counter in kHz, where it is fixed. */
@@ -259,6 +317,9 @@ export interface ExitCount {
   /** How many. */
   count: number
 }
+
+/** Which generic interrupt controller a backend has on aarch64. */
+export type GicVersion = 'v2' | 'v3'
 
 /**
  * Decodes `code`, the first byte of which is at `address`, as code of 16, 32 or 64 bits. Ends with the first bytes
@@ -512,8 +573,8 @@ export type VmExit =
     port: number; /** Whether the guest wrote; else it reads and waits for a `read` entry. */
     write: boolean; /** What the guest wrote, or as many zero bytes as it wants to read: 1, 2 or 4. */
   data: Uint8Array }
-  | { kind: 'hypercall'; /** Function number. */
-    func: bigint; /** The six argument registers. */
+  | { kind: 'hypercall'; /** Function number; on aarch64 X0. */
+    func: bigint; /** The six argument registers; on aarch64 X1 to X6. */
   args: Array<bigint> }
   | { kind: 'wfi' }
   | { kind: 'wfe' }
@@ -521,7 +582,7 @@ export type VmExit =
   | { kind: 'reset' }
   | { kind: 'shutdown' }
   | { kind: 'debug'; /** Address of the instruction. */
-    pc: bigint; /** DR6 in the low, the exception vector in the high 32 bits. */
+    pc: bigint; /** DR6 in the low, the exception vector in the high 32 bits; on aarch64 ESR_ELx. */
   syndrome: bigint }
   | { kind: 'internalError'; /** For people. */
   message: string }

@@ -8,11 +8,20 @@
 
 export type { Address } from './arguments.js';
 export {
+  type Arm64PowerState,
+  type Arm64Registers,
+  type Arm64State,
+  type Arm64VectorRegisters,
+  systemRegister,
+} from './arm64.js';
+export {
+  type Architecture,
   BACKEND_CHOICES,
   type BackendCapabilities,
   type BackendChoice,
   type BackendKind,
   backendCapabilities,
+  type GicVersion,
 } from './backend.js';
 export type { BaseVm, BaseVmOptions } from './base-vm.js';
 export { defaultCommandLine } from './command-line.js';

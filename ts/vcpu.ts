@@ -1,5 +1,6 @@
 /** A virtual processor. */
 import { type Address, object, u32, u64, whole } from './arguments.js';
+import { Arm64State } from './arm64.js';
 import type {
   CpuidResult,
   DebugRegisters,
@@ -28,11 +29,14 @@ export interface RunOptions {
  * A vCPU of a {@link Vm}. It is run by one caller at a time: while it runs, everything but {@link Vcpu.cancel} and the two
  * counters, {@link Vcpu.instructions} and {@link Vcpu.exitCounts}, is `ERR_VCPU_BUSY`. After the VM was closed, everything is
  * `ERR_CLOSED` but `cancel`, which then has nothing to do.
+ *
+ * Its registers are x86's, and those of an aarch64 vCPU are in {@link Vcpu.arm64}; those of the other architecture are
+ * `ERR_UNSUPPORTED`. Which one it is, is in the backend's capabilities.
  */
 export class Vcpu {
   readonly #native: NativeVcpu;
   readonly #devices: DeviceTable;
-  /** Its number, which is its local APIC number. */
+  /** Its number: on x86 its local APIC number, on aarch64 part of its MPIDR_EL1. */
   readonly id: number;
 
   /** @internal */
@@ -81,6 +85,11 @@ export class Vcpu {
    */
   cancel(): void {
     guard(() => this.#native.cancel());
+  }
+
+  /** Its registers and power state on aarch64; `ERR_UNSUPPORTED` on x86. */
+  get arm64(): Arm64State {
+    return new Arm64State(guard(() => this.#native.arm64()));
   }
 
   /**
@@ -187,7 +196,8 @@ export class Vcpu {
 
   /**
    * Delivers external interrupt `vector` (0–255) at the next entry; `ERR_UNSUPPORTED` where the VM has interrupt controllers,
-   * `ERR_VCPU_BUSY` when the guest cannot take one now: see {@link Vcpu.requestInterruptWindow}.
+   * `ERR_VCPU_BUSY` when the guest cannot take one now: see {@link Vcpu.requestInterruptWindow}. Always `ERR_UNSUPPORTED` on
+   * aarch64.
    */
   injectInterrupt(vector: number): void {
     const number = whole(vector, 'a vector', 'ERR_INVALID_ARGUMENT', 255);
@@ -199,7 +209,7 @@ export class Vcpu {
     guard(() => this.#native.requestInterruptWindow(wanted));
   }
 
-  /** Raises a non-maskable interrupt. */
+  /** Raises a non-maskable interrupt; `ERR_UNSUPPORTED` on aarch64, which has none. */
   injectNmi(): void {
     guard(() => this.#native.injectNmi());
   }

@@ -29,7 +29,7 @@ export class Vm extends BaseVm {
   /**
    * Makes a VM without vCPUs and devices.
    *
-   * @throws ERR_MEMORY_SIZE, ERR_OUT_OF_MEMORY, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_UNSUPPORTED,
+   * @throws ERR_MEMORY_SIZE, ERR_MEMORY_OVERLAP, ERR_OUT_OF_MEMORY, ERR_BACKEND_UNUSABLE, ERR_BACKEND_MISSING, ERR_UNSUPPORTED,
    * ERR_INVALID_ARGUMENT, ERR_ADDON_MISSING
    */
   static create(options: VmOptions): Vm {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Segment } from '../../ts/binding.cjs';
 import type { BaseVm, Vcpu } from '../../ts/index.js';
-import { createVm, type Runner } from './vm.js';
+import { createVm, enterRealMode, type Runner } from './vm.js';
 
 const FOLDER = join(__dirname, '../../dist/guests');
 
@@ -38,16 +38,11 @@ export function startGuest(runner: Runner, name: string): { vm: BaseVm; vcpu: Vc
   vm.memory.write(guest?.loadAddress ?? 0, image);
   const vcpu = vm.createVcpu(0);
   const long = guest?.mode === 'long64';
-  if (long) enterLongMode(vm, vcpu);
-  else enterRealMode(vcpu);
   const start = BigInt(guest?.loadAddress ?? 0);
+  if (long) enterLongMode(vm, vcpu);
+  else enterRealMode(vcpu, Number(start));
   vcpu.registers = { ...vcpu.registers, rip: start, rsp: long ? 0x8_0000n : start, rflags: 2n };
   return { vm, vcpu };
-}
-
-function enterRealMode(vcpu: Vcpu): void {
-  const system = vcpu.systemRegisters;
-  vcpu.systemRegisters = { ...system, cs: { ...system.cs, base: 0n, selector: 0 } };
 }
 
 const FLAT: Segment = {

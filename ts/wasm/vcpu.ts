@@ -4,6 +4,7 @@ import type {
   DebugRegisters,
   ErrorValue,
   ExitCount,
+  NativeArm64,
   NativeVcpu,
   PendingEvents,
   Registers,
@@ -11,7 +12,7 @@ import type {
   VmEntry,
   VmExit,
 } from '../binding.cjs';
-import { toSquibError } from '../errors.js';
+import { SquibError, toSquibError } from '../errors.js';
 import { decode, EXIT_BYTES, encode } from './exit.js';
 import type { Exports } from './module.js';
 import { debugRegisters, PART, pendingEvents, registers, systemRegisters } from './state.js';
@@ -123,6 +124,15 @@ export class WasmVcpu implements NativeVcpu {
 
   injectNmi(): void {
     this.#idle((exports, vm) => exports.squib_inject_nmi(vm));
+  }
+
+  arm64(): NativeArm64 {
+    // Busy and closed come first, as everywhere.
+    this.#state(PART.registers);
+    throw new SquibError(
+      'ERR_UNSUPPORTED',
+      'this backend does not support aarch64 state; see its capabilities',
+    );
   }
 
   registers(): Registers {

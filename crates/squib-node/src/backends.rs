@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use squib_core::{DirtyTracking, Error, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
+use squib_core::arm64::gic::GicVersion;
+use squib_core::{Architecture, DirtyTracking, Error, ErrorCode, ExitKind, HypervisorBackend, IrqchipKind};
 use squib_kvm::{KvmBackend, Step};
 use squib_soft::{CpuModel, SoftBackend};
 use squib_vmm::host::SystemEntropy;
@@ -29,7 +30,7 @@ pub enum JsIrqchipKind {
     None,
     /// A local APIC for each vCPU.
     Split,
-    /// Local APICs, I/O APIC, two 8259 and the 8254.
+    /// Local APICs, I/O APIC, two 8259 and the 8254; on aarch64 a GIC.
     Full,
 }
 
@@ -79,9 +80,33 @@ pub(crate) fn open(
     }
 }
 
+/// What a backend's guests run on.
+#[napi(js_name = "Architecture", string_enum)]
+#[derive(Debug)]
+pub enum JsArchitecture {
+    /// x86-64.
+    #[napi(value = "x86_64")]
+    X86_64,
+    /// aarch64.
+    #[napi(value = "arm64")]
+    Arm64,
+}
+
+/// Which generic interrupt controller a backend has on aarch64.
+#[napi(js_name = "GicVersion", string_enum = "lowercase")]
+#[derive(Debug)]
+pub enum JsGicVersion {
+    /// GICv2 (IHI 0048), for 8 vCPUs at most.
+    V2,
+    /// GICv3 (IHI 0069).
+    V3,
+}
+
 /// What a backend can do.
 #[napi(object, object_from_js = false)]
 pub struct BackendCapabilities {
+    /// What its guests run on.
+    pub architecture: JsArchitecture,
     /// The kinds of exit that it can produce.
     #[napi(ts_type = "VmExit['kind'][]")]
     pub exits: Vec<&'static str>,
@@ -93,6 +118,8 @@ pub struct BackendCapabilities {
     pub exposes_exits: bool,
     /// The interrupt controllers that it can host.
     pub irqchips: Vec<JsIrqchipKind>,
+    /// The GIC that the irqchip `full` is; only on aarch64.
+    pub gic: Option<JsGicVersion>,
     /// Whether an instruction budget can be set.
     pub instruction_budget: bool,
     /// Frequency of the guest's time-stamp counter in kHz, where it is fixed.
@@ -105,11 +132,19 @@ pub fn backend_capabilities(backend: JsBackendKind) -> Result<BackendCapabilitie
     let backend = open(&backend, None).map_err(|e| thrown(&e))?;
     let c = backend.capabilities();
     Ok(BackendCapabilities {
+        architecture: match c.architecture {
+            Architecture::X86_64 => JsArchitecture::X86_64,
+            Architecture::Arm64 => JsArchitecture::Arm64,
+        },
         exits: c.exits.iter().map(ExitKind::name).collect(),
         max_vcpus: c.max_vcpus,
         dirty_tracking: c.dirty_tracking != DirtyTracking::None,
         exposes_exits: c.exposes_exits,
         irqchips: c.irqchips.iter().copied().map(Into::into).collect(),
+        gic: c.gic.map(|version| match version {
+            GicVersion::V2 => JsGicVersion::V2,
+            GicVersion::V3 => JsGicVersion::V3,
+        }),
         instruction_budget: c.instruction_budget,
         tsc_khz: c.tsc_khz,
     })

@@ -33,9 +33,9 @@ pub enum JsExit {
     },
     /// The guest asked its hypervisor for something; a `hypercall` entry answers.
     Hypercall {
-        /// Function number.
+        /// Function number; on aarch64 X0.
         func: u64,
-        /// The six argument registers.
+        /// The six argument registers; on aarch64 X1 to X6.
         args: Vec<u64>,
     },
     /// `WFI`: the vCPU waits for an interrupt.
@@ -52,7 +52,7 @@ pub enum JsExit {
     Debug {
         /// Address of the instruction.
         pc: u64,
-        /// DR6 in the low, the exception vector in the high 32 bits.
+        /// DR6 in the low, the exception vector in the high 32 bits; on aarch64 ESR_ELx.
         syndrome: u64,
     },
     /// The hypervisor failed; the VM is lost.

@@ -3,6 +3,7 @@
 //! What a device's answer means, what its failure leads to, and how errors become classes is decided in
 //! TypeScript (`ts/`), once for this binding and the browser's. See `docs/design/callbacks.md`.
 
+pub mod arm64;
 pub mod backends;
 mod console;
 pub mod error;

@@ -40,3 +40,16 @@ pub(crate) fn word(value: &BigInt, code: ErrorCode) -> Result<u64> {
         _ => refuse(code, "the value must be a bigint from 0 to 2^64 - 1"),
     }
 }
+
+/// A bigint from 0 to 2^128 - 1.
+///
+/// # Errors
+/// `InvalidArgument` for any other.
+pub(crate) fn long_word(value: &BigInt) -> Result<u128> {
+    match (value.sign_bit, value.words.as_slice()) {
+        (false, []) => Ok(0),
+        (false, [low]) => Ok((*low).into()),
+        (false, [low, high]) => Ok(u128::from(*high) << 64 | u128::from(*low)),
+        _ => refuse(ErrorCode::InvalidArgument, "the value must be a bigint from 0 to 2^128 - 1"),
+    }
+}

@@ -10,7 +10,7 @@ use squib_core::x86::{
 use crate::error::Result;
 use crate::number::{small, word};
 
-fn field(value: &BigInt) -> Result<u64> {
+pub(crate) fn field(value: &BigInt) -> Result<u64> {
     word(value, ErrorCode::InvalidArgument)
 }
 

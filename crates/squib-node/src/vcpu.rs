@@ -12,6 +12,7 @@ use squib_core::x86::X86State;
 use squib_core::{Error, ErrorCode, ExitKind, Vcpu, VmEntry, VmExit};
 use squib_vmm::{Host, SharedVcpu, Stop};
 
+use crate::arm64::NativeArm64;
 use crate::error::{ErrorValue, Result, node_api, refuse, thrown};
 use crate::exit::{JsEntry, JsExit};
 use crate::host::{Dispatch, Mailbox};
@@ -33,22 +34,16 @@ pub struct ExitCount {
     pub count: f64,
 }
 
-/// A vCPU. `ts/vcpu.ts` is its face.
-#[napi]
-pub struct NativeVcpu {
+/// The state of a vCPU, out of reach while it runs.
+#[derive(Clone)]
+pub(crate) struct State {
     vcpu: Arc<SharedVcpu>,
     /// A run on a thread of its own has been started and has not ended. The thread takes the vCPU only when it gets
     /// to run, and nobody may come between.
     started: Arc<AtomicBool>,
-    mailbox: Arc<Mailbox>,
-    dispatch: Rc<Dispatch>,
 }
 
-impl NativeVcpu {
-    pub(crate) fn new(vcpu: Arc<SharedVcpu>, mailbox: Arc<Mailbox>, dispatch: Rc<Dispatch>) -> Self {
-        Self { vcpu, started: Arc::default(), mailbox, dispatch }
-    }
-
+impl State {
     /// # Errors
     /// `VcpuBusy` while it runs on a thread of its own.
     fn check_idle(&self) -> Result<()> {
@@ -61,13 +56,31 @@ impl NativeVcpu {
         Ok(())
     }
 
-    fn idle<T>(&self, f: impl FnOnce(&mut dyn Vcpu) -> squib_core::Result<T>) -> Result<T> {
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut dyn Vcpu) -> squib_core::Result<T>) -> Result<T> {
         self.check_idle()?;
         self.vcpu.with(f).map_err(|e| thrown(&e))
     }
+}
+
+/// A vCPU. `ts/vcpu.ts` is its face.
+#[napi]
+pub struct NativeVcpu {
+    state: State,
+    mailbox: Arc<Mailbox>,
+    dispatch: Rc<Dispatch>,
+}
+
+impl NativeVcpu {
+    pub(crate) fn new(vcpu: Arc<SharedVcpu>, mailbox: Arc<Mailbox>, dispatch: Rc<Dispatch>) -> Self {
+        Self { state: State { vcpu, started: Arc::default() }, mailbox, dispatch }
+    }
+
+    fn vcpu(&self) -> &Arc<SharedVcpu> {
+        &self.state.vcpu
+    }
 
     fn x86<T>(&self, f: impl FnOnce(&mut dyn X86State) -> squib_core::Result<T>) -> Result<T> {
-        self.idle(|vcpu| f(vcpu.x86()?))
+        self.state.with(|vcpu| f(vcpu.x86()?))
     }
 }
 
@@ -89,27 +102,27 @@ impl NativeVcpu {
     /// Its number.
     #[napi(getter)]
     pub fn id(&self) -> u32 {
-        self.vcpu.id()
+        self.vcpu().id()
     }
 
     /// Answers the last exit and runs the guest on this thread until the next that no device claims.
     #[napi(catch_unwind)]
     pub fn run(&self, env: Env, entry: Option<JsEntry>) -> Result<JsExit> {
         let entry = entry.unwrap_or(JsEntry::Resume).into_entry()?;
-        self.check_idle()?;
-        let mut host = self.dispatch.direct(env, self.vcpu.id())?;
-        run(&self.vcpu, entry, &mut host).map(JsExit::from).map_err(|e| thrown(&e))
+        self.state.check_idle()?;
+        let mut host = self.dispatch.direct(env, self.vcpu().id())?;
+        run(self.vcpu(), entry, &mut host).map(JsExit::from).map_err(|e| thrown(&e))
     }
 
     /// The same on a thread of its own.
     #[napi(catch_unwind, ts_return_type = "Promise<VmExit | ErrorValue>")]
     pub fn run_async<'env>(&self, env: &'env Env, entry: Option<JsEntry>) -> Result<Object<'env>> {
         let entry = entry.unwrap_or(JsEntry::Resume).into_entry()?;
-        self.check_idle()?;
+        self.state.check_idle()?;
         let (deferred, promise): (JsDeferred<RunEnd, Settle>, _) =
             env.create_deferred().map_err(|e| node_api(&e))?;
-        let mut host = self.dispatch.threaded(self.vcpu.id(), self.mailbox.clone(), None);
-        let (vcpu, started) = (self.vcpu.clone(), self.started.clone());
+        let mut host = self.dispatch.threaded(self.vcpu().id(), self.mailbox.clone(), None);
+        let (vcpu, started) = (self.vcpu().clone(), self.state.started.clone());
         let work = move || {
             let end = run(&vcpu, entry, &mut host);
             started.store(false, Ordering::Release);
@@ -120,9 +133,9 @@ impl NativeVcpu {
                 })
             }));
         };
-        self.started.store(true, Ordering::Release);
-        if let Err(error) = spawn(format!("squib-vcpu{}", self.vcpu.id()), work) {
-            self.started.store(false, Ordering::Release);
+        self.state.started.store(true, Ordering::Release);
+        if let Err(error) = spawn(format!("squib-vcpu{}", self.vcpu().id()), work) {
+            self.state.started.store(false, Ordering::Release);
             return Err(error);
         }
         Ok(promise)
@@ -131,28 +144,28 @@ impl NativeVcpu {
     /// Makes the run under way, or else the next one, return `cancelled`.
     #[napi(catch_unwind)]
     pub fn cancel(&self) {
-        self.vcpu.cancel();
+        self.vcpu().cancel();
     }
 
     /// Makes runs return `budgetSpent` after about this many instructions; nothing takes the limit away.
     #[napi(catch_unwind)]
     pub fn set_budget(&self, instructions: Option<BigInt>) -> Result<()> {
         let instructions = instructions.map(|i| word(&i, ErrorCode::InvalidArgument)).transpose()?;
-        self.idle(|vcpu| vcpu.set_budget(instructions))
+        self.state.with(|vcpu| vcpu.set_budget(instructions))
     }
 
     /// Guest instructions executed up to the end of the last run, where the backend counts them.
     #[napi(catch_unwind)]
     pub fn instructions(&self) -> Result<Option<BigInt>> {
-        self.vcpu.check_open().map_err(|e| thrown(&e))?;
-        Ok(self.vcpu.instructions().map(BigInt::from))
+        self.vcpu().check_open().map_err(|e| thrown(&e))?;
+        Ok(self.vcpu().instructions().map(BigInt::from))
     }
 
     /// Exits so far, by kind, those that devices answered included.
     #[napi(catch_unwind)]
     pub fn exit_counts(&self) -> Result<Vec<ExitCount>> {
-        self.vcpu.check_open().map_err(|e| thrown(&e))?;
-        let counts = self.vcpu.counts();
+        self.vcpu().check_open().map_err(|e| thrown(&e))?;
+        let counts = self.vcpu().counts();
         let count = |kind: ExitKind| ExitCount { kind: kind.name(), count: counts.get(kind) as f64 };
         Ok(ExitKind::ALL.into_iter().filter(|kind| counts.get(*kind) > 0).map(count).collect())
     }
@@ -161,13 +174,13 @@ impl NativeVcpu {
     #[napi(catch_unwind)]
     pub fn inject_interrupt(&self, vector: u32) -> Result<()> {
         let vector = registers::vector(vector)?;
-        self.idle(|vcpu| vcpu.inject_interrupt(vector))
+        self.state.with(|vcpu| vcpu.inject_interrupt(vector))
     }
 
     /// Makes runs return `interruptWindow` once the guest can take an interrupt.
     #[napi(catch_unwind)]
     pub fn request_interrupt_window(&self, wanted: bool) -> Result<()> {
-        self.idle(|vcpu| {
+        self.state.with(|vcpu| {
             vcpu.request_interrupt_window(wanted);
             Ok(())
         })
@@ -176,7 +189,14 @@ impl NativeVcpu {
     /// Raises a non-maskable interrupt.
     #[napi(catch_unwind)]
     pub fn inject_nmi(&self) -> Result<()> {
-        self.idle(|vcpu| vcpu.inject_nmi())
+        self.state.with(|vcpu| vcpu.inject_nmi())
+    }
+
+    /// Its state on aarch64.
+    #[napi(catch_unwind)]
+    pub fn arm64(&self) -> Result<NativeArm64> {
+        self.state.with(|vcpu| vcpu.arm64().map(drop))?;
+        Ok(NativeArm64(self.state.clone()))
     }
 
     /// General-purpose registers, instruction pointer and flags.
