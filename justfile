@@ -24,9 +24,13 @@ test-crate crate *filter:
 rig *args:
     node scripts/rig.mjs {{args}}
 
-# The same on aarch64, on a Linux for it inside of an emulator: `just rig-arm64 --boots 10`; scripts/rig-arm64.mjs says how.
+# The same on aarch64, on a Linux for it inside of an emulator: `just rig-arm64 --boots 10 --gic 2`; scripts/rig-arm64.mjs says how.
 rig-arm64 *args:
     node scripts/rig-arm64.mjs {{args}}
+
+# The macOS backend, cross-compiled and linked; scripts/check-hvf.mjs says against what.
+check-hvf:
+    node scripts/check-hvf.mjs
 
 # Put all code into its normal form.
 fmt:
