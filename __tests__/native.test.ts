@@ -114,6 +114,12 @@ describe('a worker that is terminated', () => {
       `load(0xeb, 0xfe); vcpu.runAsync(); parentPort.postMessage('running');`,
     ],
     [
+      'while its guest rings a doorbell',
+      `load(0xe6, 0x10, 0xeb, 0xfc);
+       vm.mapDoorbell({ port: 0x10, length: 1 }, () => parentPort.postMessage('rung'));
+       vcpu.runAsync();`,
+    ],
+    [
       'while its guest waits for a device',
       `load(0xe4, 0x10, 0xeb, 0xfc);
        vm.map({ port: 0x10, length: 1 }, { read: () => { parentPort.postMessage('asked'); for (;;); } });

@@ -4,6 +4,7 @@ import { type Address, u32, whole } from './arguments.js';
 import type { BackendKind, IrqchipKind, NativeVm } from './binding.cjs';
 import type { CpuModel } from './cpu-model.js';
 import type { Device, DeviceRange } from './device.js';
+import type { DoorbellRegister, Ring } from './doorbell.js';
 import { guard } from './errors.js';
 import type { DeviceMap, DeviceMapping } from './mapping.js';
 import { Memory } from './memory.js';
@@ -54,6 +55,21 @@ export abstract class BaseVm implements Disposable, AsyncDisposable {
   /** Gives a range of ports or addresses to `device`; `ERR_DEVICE_OVERLAP` when part of it is taken or RAM. */
   map(range: DeviceRange, device: Device): DeviceMapping {
     return this.#devices.map(this.#native, range, device);
+  }
+
+  /**
+   * Puts a doorbell at a port or address: a register whose write is only an event. The guest does not wait for `ring`, which is called
+   * on the event loop, soon, for all rings since the last call. On KVM no ring is an exit. A device may have the range below: it gets
+   * reads, and writes that do not ring. See docs/design/callbacks.md.
+   *
+   * Exceptions of `ring` are uncaught ones, as those of a timer. `ERR_INVALID_ARGUMENT` when there can be no such register,
+   * `ERR_DEVICE_OVERLAP` when its writes ring another doorbell too, or it is RAM.
+   *
+   * @example
+   * vm.mapDoorbell({ address: 0xd000_0050, length: 4, value: 1 }, (rings) => queue.kick());
+   */
+  mapDoorbell(register: DoorbellRegister, ring: Ring): DeviceMapping {
+    return this.#devices.mapDoorbell(this.#native, register, ring);
   }
 
   /**

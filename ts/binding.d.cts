@@ -50,6 +50,10 @@ export declare class NativeMachine {
   unmapPorts(base: number): void
   /** Takes away the addresses from `base`. */
   unmapMmio(base: number): void
+  /** Puts a doorbell at a port or address, and gives its number. `heard` is told how often it was rung. */
+  mapDoorbell(doorbell: DoorbellParts, heard: (rings: number) => void): number
+  /** Takes away the doorbell of this number. */
+  unmapDoorbell(doorbell: number): void
   /** Sets the level of an interrupt line that the board does not use. */
   setIrqLine(gsi: number, level: boolean): void
   /**
@@ -159,6 +163,10 @@ export declare class NativeVm {
   unmapPorts(base: number): void
   /** Takes away the addresses from `base`. */
   unmapMmio(base: number): void
+  /** Puts a doorbell at a port or address, and gives its number. `heard` is told how often it was rung. */
+  mapDoorbell(doorbell: DoorbellParts, heard: (rings: number) => void): number
+  /** Takes away the doorbell of this number. */
+  unmapDoorbell(doorbell: number): void
   /** Sets the level of an interrupt line. */
   setIrqLine(gsi: number, level: boolean): void
   /** Delivers a message-signalled interrupt. */
@@ -294,6 +302,20 @@ export interface DeviceAccesses {
   reads: number
   /** Writes so far. */
   writes: number
+}
+
+/** Which writes ring a doorbell. */
+export interface DoorbellParts {
+  /** What it is called. */
+  name: string
+  /** Whether it is at a port, not in memory. */
+  port: boolean
+  /** Its port or address. */
+  base: number
+  /** Bytes of a write that rings. */
+  length: number
+  /** The only value that rings, if not all do. */
+  value?: bigint
 }
 
 /** The stable codes of all errors. */

@@ -29,6 +29,7 @@ export type { MachineConsole } from './console.js';
 export type { CpuModel } from './cpu-model.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
 export { type Diagnosis, doctor, type Finding } from './doctor.js';
+export type { DoorbellRegister, Ring } from './doorbell.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export {
   assertNever,

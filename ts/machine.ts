@@ -9,6 +9,7 @@ import { defaultCommandLine } from './command-line.js';
 import { MachineConsole } from './console.js';
 import { type CpuModel, cpuModel } from './cpu-model.js';
 import type { Device, DeviceRange } from './device.js';
+import type { DoorbellRegister, Ring } from './doorbell.js';
 import { guard, invalid, SquibError, toSquibError } from './errors.js';
 import type { VmExit } from './exits.js';
 import { DeviceMap, type DeviceMapping } from './mapping.js';
@@ -233,6 +234,11 @@ export class Machine extends EventEmitter<MachineEvents> implements AsyncDisposa
    */
   map(at: DeviceRange, device: Device): DeviceMapping {
     return this.#devices.map(this.#native, at, device);
+  }
+
+  /** Puts a doorbell at a port or address, as {@link Vm.mapDoorbell}; `ERR_DEVICE_OVERLAP` where the address is the backend's, too. */
+  mapDoorbell(register: DoorbellRegister, ring: Ring): DeviceMapping {
+    return this.#devices.mapDoorbell(this.#native, register, ring);
   }
 
   /** Sets the level of interrupt line `gsi` (0–23); `ERR_IRQ_LINE` when there is none or it is the board's. */

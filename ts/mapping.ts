@@ -1,11 +1,13 @@
 /** Devices on the ports and addresses of a VM. */
 import { object, whole } from './arguments.js';
+import type { DoorbellParts } from './binding.cjs';
 import { type Device, type DeviceRange, DeviceTable } from './device.js';
+import { type DoorbellRegister, doorbellParts, type Ring } from './doorbell.js';
 import { guard, SquibError } from './errors.js';
 
-/** A device that is mapped. */
+/** A device or a doorbell that is mapped. */
 export interface DeviceMapping extends Disposable {
-  /** Takes it away. Accesses that begin later are unclaimed; further calls change nothing. */
+  /** Takes it away. Accesses that begin later are unclaimed, and rings are not heard any more; further calls change nothing. */
   unmap(): void;
 }
 
@@ -15,6 +17,8 @@ export interface Buses {
   mapMmio(name: string, base: number, length: number, device: number): void;
   unmapPorts(base: number): void;
   unmapMmio(base: number): void;
+  mapDoorbell(doorbell: DoorbellParts, heard: Ring): number;
+  unmapDoorbell(doorbell: number): void;
 }
 
 /** The devices of a VM and where they are. */
@@ -39,12 +43,35 @@ export class DeviceMap {
       this.table.remove(id);
       throw error;
     }
+    return this.#mapping(() => {
+      this.table.remove(id);
+      if (!this.#closed) guard(() => (port ? buses.unmapPorts(base) : buses.unmapMmio(base)));
+    });
+  }
+
+  /** Puts a doorbell on `buses`, which `ring` hears. */
+  mapDoorbell(buses: Buses, register: DoorbellRegister, ring: Ring): DeviceMapping {
+    this.check();
+    const parts = doorbellParts(register, ring);
+    let mapped = true;
+    // A ring may be on its way.
+    const heard = (rings: number) => {
+      if (mapped && !this.#closed) ring(rings);
+    };
+    const id = guard(() => buses.mapDoorbell(parts, heard));
+    return this.#mapping(() => {
+      mapped = false;
+      if (!this.#closed) guard(() => buses.unmapDoorbell(id));
+    });
+  }
+
+  /** What takes a mapping away, once. */
+  #mapping(takeAway: () => void): DeviceMapping {
     let mapped = true;
     const unmap = () => {
       if (!mapped) return;
       mapped = false;
-      this.table.remove(id);
-      if (!this.#closed) guard(() => (port ? buses.unmapPorts(base) : buses.unmapMmio(base)));
+      takeAway();
     };
     return { unmap, [Symbol.dispose]: unmap };
   }

@@ -23,6 +23,7 @@ export type { Address } from './arguments.js';
 export type { BaseVm, BaseVmOptions } from './base-vm.js';
 export type { CpuModel } from './cpu-model.js';
 export type { Device, DeviceRange, MmioRange, PioRange } from './device.js';
+export type { DoorbellRegister, Ring } from './doorbell.js';
 export { DeviceError, ERROR_CODES, type ErrorCode, SquibError } from './errors.js';
 export {
   assertNever,

@@ -27,6 +27,15 @@ export interface Exports {
   squib_memory_fill(vm: number, address: bigint, byte: number, length: bigint): number;
   squib_map(vm: number, ports: number, base: bigint, length: bigint, device: number): number;
   squib_unmap(vm: number, ports: number, base: bigint): number;
+  squib_map_doorbell(
+    vm: number,
+    ports: number,
+    address: bigint,
+    width: number,
+    any: number,
+    value: bigint,
+  ): number;
+  squib_unmap_doorbell(vm: number, doorbell: number): number;
   squib_set_irq_line(vm: number, gsi: number, level: number): number;
   squib_signal_msi(vm: number, address: bigint, data: number): number;
   squib_set_dirty_log(vm: number, enabled: number): number;
@@ -53,11 +62,18 @@ const RECORD_WORDS = 8;
 /** Where random numbers are made. */
 const dice = new BigUint64Array(1);
 
+/** What the guests of a VM reach in JavaScript. */
+export interface Reached {
+  readonly devices: DeviceTable;
+  /** Called when the guest rings the doorbell of this number, while the guest waits. */
+  readonly ring: (doorbell: number) => void;
+}
+
 /** An instance of the module. */
 export class WasmModule {
   readonly #exports: Exports;
-  /** By the address of their records. */
-  readonly #devices = new Map<number, DeviceTable>();
+  /** By the address of their VMs' records. */
+  readonly #reached = new Map<number, Reached>();
   /** The kinds of exit, by their numbers. */
   readonly kinds: readonly VmExit['kind'][];
 
@@ -65,6 +81,7 @@ export class WasmModule {
     const imports = {
       squib: {
         access: (record: number) => this.#access(record),
+        ring: (record: number, doorbell: number) => this.#reached.get(record)?.ring(doorbell),
         now: () => performance.now(),
         date: () => Date.now(),
         random: () => crypto.getRandomValues(dice)[0],
@@ -112,14 +129,14 @@ export class WasmModule {
     return new Uint8Array(this.#exports.memory.buffer, address >>> 0, length);
   }
 
-  /** Answers accesses that come by the record at this address; gives a function that takes the devices away again. */
-  connect(record: number, devices: DeviceTable): () => void {
-    this.#devices.set(record, devices);
-    return () => void this.#devices.delete(record);
+  /** Answers the VM that has the record at this address; gives a function that ends that. */
+  connect(record: number, reached: Reached): () => void {
+    this.#reached.set(record, reached);
+    return () => void this.#reached.delete(record);
   }
 
   #access(address: number): void {
-    const devices = this.#devices.get(address);
+    const devices = this.#reached.get(address)?.devices;
     if (devices === undefined) return;
     const words = () => new Uint32Array(this.#exports.memory.buffer, address >>> 0, RECORD_WORDS);
     devices.record.set(words());

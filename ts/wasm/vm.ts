@@ -1,6 +1,7 @@
 /** A VM behind the module's exports. */
-import type { IrqchipKind, NativeMemory, NativeVcpu, NativeVm } from '../binding.cjs';
+import type { DoorbellParts, IrqchipKind, NativeMemory, NativeVcpu, NativeVm } from '../binding.cjs';
 import type { DeviceTable } from '../device.js';
+import type { Ring } from '../doorbell.js';
 import { invalid, SquibError } from '../errors.js';
 import { WasmMemory } from './memory.js';
 import type { Exports, WasmModule } from './module.js';
@@ -46,9 +47,31 @@ export class VmCall {
   }
 }
 
+/** Rings on their way to the event loop. */
+class WasmDoorbell {
+  readonly #heard: Ring;
+  #waiting = 0;
+
+  constructor(heard: Ring) {
+    this.#heard = heard;
+  }
+
+  ring(): void {
+    this.#waiting += 1;
+    if (this.#waiting === 1) setTimeout(() => this.#tell());
+  }
+
+  #tell(): void {
+    const rings = this.#waiting;
+    this.#waiting = 0;
+    this.#heard(rings);
+  }
+}
+
 /** The VM; {@link BaseVm} is its face. */
 export class WasmNativeVm implements NativeVm {
   readonly #vm: VmCall;
+  readonly #doorbells = new Map<number, WasmDoorbell>();
   readonly #disconnect: () => void;
 
   /** Makes one with `memory` bytes of RAM and a vCPU of the model `cpu`, whose devices are those of `devices`. */
@@ -61,7 +84,7 @@ export class WasmNativeVm implements NativeVm {
     this.#vm = new VmCall(module, number);
     this.#disconnect = module.connect(
       this.#vm.call((exports, vm) => exports.squib_record(vm)),
-      devices,
+      { devices, ring: (doorbell) => this.#doorbells.get(doorbell)?.ring() },
     );
   }
 
@@ -99,6 +122,21 @@ export class WasmNativeVm implements NativeVm {
 
   unmapMmio(base: number): void {
     this.#vm.call((exports, vm) => exports.squib_unmap(vm, 0, BigInt(base)));
+  }
+
+  mapDoorbell({ name, port, base, length, value }: DoorbellParts, heard: Ring): number {
+    const [ports, any] = [Number(port), Number(value === undefined)];
+    const doorbell = this.#vm.call(
+      (exports, vm) => exports.squib_map_doorbell(vm, ports, BigInt(base), length, any, value ?? 0n),
+      new TextEncoder().encode(name),
+    );
+    this.#doorbells.set(doorbell, new WasmDoorbell(heard));
+    return doorbell;
+  }
+
+  unmapDoorbell(doorbell: number): void {
+    this.#vm.call((exports, vm) => exports.squib_unmap_doorbell(vm, doorbell));
+    this.#doorbells.delete(doorbell);
   }
 
   setIrqLine(gsi: number, level: boolean): void {

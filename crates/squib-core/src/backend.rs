@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::arm64::Arm64State;
 use crate::arm64::gic::GicVersion;
+use crate::doorbell::{Attachment, Doorbell, DoorbellRegister};
 use crate::exit::{ExitKind, VmEntry, VmExit};
 use crate::host::{Clock, Waker};
 use crate::memory::GuestMemory;
@@ -205,6 +206,19 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`ErrorCode::IrqLine`] without a local APIC, so always on aarch64.
     fn signal_msi(&self, address: u64, data: u32) -> Result<()>;
+
+    /// Takes over a doorbell, where the backend can: writes that ring it make no exit then. They are counted, and `doorbell` hears of
+    /// them on a thread of the backend's; at the latest when the attachment is dropped. `None`: such writes stay exits.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Hypervisor`] or [`ErrorCode::OutOfMemory`] when the host fails.
+    fn attach_doorbell(
+        &self,
+        _at: &DoorbellRegister,
+        _doorbell: &Arc<dyn Doorbell>,
+    ) -> Result<Option<Attachment>> {
+        Ok(None)
+    }
 
     /// Starts or stops recording of pages that the guest writes.
     ///

@@ -5,6 +5,7 @@
 
 pub mod arm64;
 pub mod backend;
+pub mod doorbell;
 pub mod error;
 pub mod exit;
 pub mod host;
@@ -15,6 +16,7 @@ pub use backend::{
     Architecture, BackendCapabilities, BackendKind, CancelHandle, DebugStops, DirtyTracking, ExitSet,
     HypervisorBackend, IrqchipKind, Vcpu, Vm, VmConfig,
 };
+pub use doorbell::{AddressSpace, Attachment, Doorbell, DoorbellRegister};
 pub use error::{Error, ErrorCode, Result};
 pub use exit::{
     DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit, exit_data, exit_value,

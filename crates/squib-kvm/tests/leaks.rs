@@ -2,11 +2,12 @@
 //! meanwhile.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
-use squib_core::{IrqchipKind, VmEntry, VmExit};
+use squib_core::{AddressSpace, Doorbell, DoorbellRegister, IrqchipKind, VmEntry, VmExit};
 use squib_kvm::KvmBackend;
 
 #[path = "kvm/harness.rs"]
@@ -35,11 +36,18 @@ fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind) {
         a.in_(al, dx)
     });
     let second = guest.vm.create_vcpu(1).unwrap();
+    let doorbell: Arc<dyn Doorbell> = Arc::new(|_| ());
+    let register = |addr| DoorbellRegister::new(AddressSpace::Ports, addr, 1, None).unwrap();
+    let attach = |addr| guest.vm.attach_doorbell(&register(addr), &doorbell).unwrap();
+    // One goes before the VM, one after it.
+    let late = attach(0x20);
+    drop(attach(0x21));
     let cancel = second.cancel_handle();
     assert_out(&guest.resume(), &[0]);
     // Dropped with a read half done, and with a handle that outlives it.
     assert_in(&guest.resume(), 1);
     drop((second, guest));
+    drop(late);
     cancel.cancel();
 }
 

@@ -6,6 +6,7 @@
 pub mod arm64;
 pub mod backends;
 mod console;
+pub mod doorbell;
 pub mod error;
 pub mod exit;
 mod external;

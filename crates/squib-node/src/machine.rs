@@ -17,6 +17,7 @@ use squib_vmm::{Machine, MachineConfig, Outcome, Stop};
 
 use crate::backends::{JsBackendKind, JsIrqchipKind, open};
 use crate::console::{Bell, Listener};
+use crate::doorbell::{DoorbellParts, Doorbells};
 use crate::error::{ErrorValue, Result, node_api, refuse, thrown};
 use crate::exit::JsExit;
 use crate::host::{Dispatch, Mailbox, ThreadedHost};
@@ -176,6 +177,7 @@ impl Ends for Shared {
 #[napi]
 pub struct NativeMachine {
     shared: RefCell<Option<Arc<Shared>>>,
+    doorbells: Doorbells,
     dispatch: Dispatch,
 }
 
@@ -261,7 +263,7 @@ fn adopt(
 ) -> Result<NativeMachine> {
     let dispatch = Dispatch::new(env, dispatch, record)?;
     end_with_environment(env, Arc::downgrade(&shared) as Weak<dyn Ends>)?;
-    Ok(NativeMachine { shared: RefCell::new(Some(shared)), dispatch })
+    Ok(NativeMachine { shared: RefCell::new(Some(shared)), doorbells: Doorbells::default(), dispatch })
 }
 
 /// A call whose defect, should it have one, becomes an error and ends no process.
@@ -518,6 +520,29 @@ impl NativeMachine {
         self.shared(|shared| unmap(shared.machine.device_memory(), base))
     }
 
+    /// Puts a doorbell at a port or address, and gives its number. `heard` is told how often it was rung.
+    #[napi(catch_unwind)]
+    pub fn map_doorbell(
+        &self,
+        env: Env,
+        doorbell: DoorbellParts,
+        #[napi(ts_arg_type = "(rings: number) => void")] heard: FunctionRef<f64, ()>,
+    ) -> Result<u32> {
+        self.shared(|shared| {
+            let buses = (shared.machine.ports(), shared.machine.device_memory());
+            self.doorbells.map(&env, buses, &doorbell, &heard)
+        })
+    }
+
+    /// Takes away the doorbell of this number.
+    #[napi(catch_unwind)]
+    pub fn unmap_doorbell(&self, doorbell: u32) -> Result<()> {
+        self.shared(|_| {
+            self.doorbells.unmap(doorbell);
+            Ok(())
+        })
+    }
+
     /// Sets the level of an interrupt line that the board does not use.
     #[napi(catch_unwind)]
     pub fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
@@ -531,6 +556,7 @@ impl NativeMachine {
         if let Some(shared) = self.shared.borrow_mut().take() {
             shared.bell.close();
             shared.machine.close();
+            self.doorbells.clear();
         }
     }
 }

@@ -12,6 +12,7 @@ use squib_vmm::host::{StdClock, ThreadWaker};
 use squib_vmm::{Bus, SharedVcpu, Target, Unclaimed, VcpuLoop};
 
 use crate::backends::{JsBackendKind, JsIrqchipKind, open};
+use crate::doorbell::{DoorbellParts, Doorbells};
 use crate::error::{Result, refuse, thrown};
 use crate::host::{Dispatch, Mailbox};
 use crate::life::{Ends, end_with_environment};
@@ -49,6 +50,7 @@ struct Parts {
     vm: Arc<dyn Vm>,
     ports: Arc<Bus>,
     mmio: Arc<Bus>,
+    doorbells: Doorbells,
     dispatch: Rc<Dispatch>,
 }
 
@@ -74,17 +76,20 @@ impl NativeVm {
     ) -> Result<Self> {
         let backend = open(&backend, cpu.as_deref()).map_err(|e| thrown(&e))?;
         let memory = GuestMemory::new(whole(memory, ErrorCode::MemorySize)?).map_err(|e| thrown(&e))?;
-        let mmio = Bus::memory();
+        let (ports, mmio) = (Bus::ports(), Bus::memory());
         for region in memory.regions() {
             mmio.map("ram", region.guest_addr(), region.len(), Target::Reserved).map_err(|e| thrown(&e))?;
         }
         let config =
             VmConfig { memory, irqchip: irqchip.into(), clock: StdClock::new(), waker: ThreadWaker::new() };
         let vm = backend.create_vm(&config).map_err(|e| thrown(&e))?;
+        ports.belongs_to(&vm);
+        mmio.belongs_to(&vm);
         let dispatch = Rc::new(Dispatch::new(&env, dispatch, record)?);
         let vcpus = Arc::new(Vcpus::default());
         end_with_environment(&env, Arc::downgrade(&vcpus) as Weak<dyn Ends>)?;
-        Ok(Self { parts: RefCell::new(Some(Parts { vm, ports: Bus::ports(), mmio, dispatch })), vcpus })
+        let parts = Parts { vm, ports, mmio, doorbells: Doorbells::default(), dispatch };
+        Ok(Self { parts: RefCell::new(Some(parts)), vcpus })
     }
 
     fn parts<T>(&self, f: impl FnOnce(&Parts) -> Result<T>) -> Result<T> {
@@ -134,6 +139,26 @@ impl NativeVm {
     #[napi(catch_unwind)]
     pub fn unmap_mmio(&self, base: f64) -> Result<()> {
         self.parts(|parts| unmap(&parts.mmio, base))
+    }
+
+    /// Puts a doorbell at a port or address, and gives its number. `heard` is told how often it was rung.
+    #[napi(catch_unwind)]
+    pub fn map_doorbell(
+        &self,
+        env: Env,
+        doorbell: DoorbellParts,
+        #[napi(ts_arg_type = "(rings: number) => void")] heard: FunctionRef<f64, ()>,
+    ) -> Result<u32> {
+        self.parts(|parts| parts.doorbells.map(&env, (&parts.ports, &parts.mmio), &doorbell, &heard))
+    }
+
+    /// Takes away the doorbell of this number.
+    #[napi(catch_unwind)]
+    pub fn unmap_doorbell(&self, doorbell: u32) -> Result<()> {
+        self.parts(|parts| {
+            parts.doorbells.unmap(doorbell);
+            Ok(())
+        })
     }
 
     /// Sets the level of an interrupt line.

@@ -1,5 +1,8 @@
 //! An address space of devices: the I/O ports, or guest-physical memory outside of RAM.
 //!
+//! A [doorbell](Bus::map_doorbell) lies over the ranges: the writes that ring it are its own, and all others are for whoever has
+//! the range below it, if anybody has.
+//!
 //! The ranges live in an immutable, sorted map behind an `Arc`. Changing them builds a new map and raises a
 //! generation number; each vCPU looks addresses up in its own [`Lookup`], which takes the new map when it
 //! sees that the number has moved. So a look-up takes no lock, and none is held while a device handles an
@@ -10,9 +13,9 @@
 //! holds the old map any more: each lets go of it at its next access.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use squib_core::{Error, ErrorCode, Result};
+use squib_core::{AddressSpace, Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, Result, Vm};
 
 use crate::device::Device;
 
@@ -86,26 +89,104 @@ impl Mapping {
 /// Ranges that do not overlap, ascending.
 type Map = [Arc<Mapping>];
 
+/// A doorbell on a bus, and how often it was rung.
+pub struct Bell {
+    name: Box<str>,
+    register: DoorbellRegister,
+    rings: AtomicU64,
+    doorbell: Arc<dyn Doorbell>,
+}
+
+impl Bell {
+    /// What it is called in statistics and messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which writes ring it.
+    pub fn register(&self) -> &DoorbellRegister {
+        &self.register
+    }
+
+    /// Rings so far, those that the backend has taken note of and not told yet excepted.
+    pub fn rings(&self) -> u64 {
+        self.rings.load(Ordering::Relaxed)
+    }
+}
+
+impl Doorbell for Bell {
+    fn ring(&self, times: u64) {
+        self.rings.fetch_add(times, Ordering::Relaxed);
+        self.doorbell.ring(times);
+    }
+}
+
+/// A doorbell that is mapped. Dropping it takes the doorbell away: writes that begin later find the range below, and earlier ones
+/// have been heard of.
+#[must_use = "a doorbell goes with its mapping"]
+pub struct DoorbellMapping {
+    bus: Weak<Bus>,
+    bell: Arc<Bell>,
+    attachment: Option<Attachment>,
+}
+
+impl DoorbellMapping {
+    /// The doorbell.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+impl Drop for DoorbellMapping {
+    fn drop(&mut self) {
+        // The backend gives it back first, so that it is nobody's twice: a write in between still rings, by an exit.
+        self.attachment.take();
+        let Some(bus) = self.bus.upgrade() else { return };
+        let mut contents = bus.lock();
+        let others = contents.bells.iter().filter(|bell| !Arc::ptr_eq(bell, &self.bell));
+        contents.bells = others.cloned().collect();
+        bus.publish();
+    }
+}
+
+/// What is on a bus, replaced whole where it changes.
+#[derive(Clone, Default)]
+struct Contents {
+    map: Arc<Map>,
+    /// Ascending by address.
+    bells: Arc<[Arc<Bell>]>,
+}
+
 /// An address space of devices.
 pub struct Bus {
+    space: AddressSpace,
     last: u64,
-    map: Mutex<Arc<Map>>,
+    contents: Mutex<Contents>,
     generation: AtomicU64,
+    /// Whose vCPUs make the accesses.
+    vm: OnceLock<Weak<dyn Vm>>,
 }
 
 impl Bus {
     /// The 65,536 I/O ports.
     pub fn ports() -> Arc<Self> {
-        Self::new(0xffff)
+        Self::new(AddressSpace::Ports, 0xffff)
     }
 
     /// Guest-physical memory.
     pub fn memory() -> Arc<Self> {
-        Self::new(u64::MAX)
+        Self::new(AddressSpace::Memory, u64::MAX)
     }
 
-    fn new(last: u64) -> Arc<Self> {
-        Arc::new(Self { last, map: Mutex::new(Arc::new([])), generation: AtomicU64::new(0) })
+    fn new(space: AddressSpace, last: u64) -> Arc<Self> {
+        let (contents, generation) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { space, last, contents, generation, vm: OnceLock::new() })
+    }
+
+    /// Lets the backend of `vm`, whose vCPUs use this bus, take over doorbells that are mapped from now on. Only the first VM
+    /// counts.
+    pub fn belongs_to(&self, vm: &Arc<dyn Vm>) {
+        self.vm.get_or_init(|| Arc::downgrade(vm));
     }
 
     /// Gives the `len` addresses from `base` to `target`. `name` is for statistics and messages.
@@ -125,7 +206,8 @@ impl Bus {
         else {
             return refuse(format!("the range is empty or goes beyond {:#x}", self.last));
         };
-        let mut map = self.lock();
+        let mut contents = self.lock();
+        let map = &contents.map;
         let at = map.partition_point(|m| m.last < base);
         if let Some(other) = map.get(at).filter(|m| m.base <= last) {
             return refuse(format!("{} is at {:#x}–{:#x}", other.name, other.base, other.last));
@@ -140,7 +222,8 @@ impl Bus {
         };
         let mut ranges = map.to_vec();
         ranges.insert(at, Arc::new(new));
-        self.publish(&mut map, ranges);
+        contents.map = ranges.into();
+        self.publish();
         Ok(())
     }
 
@@ -149,44 +232,91 @@ impl Bus {
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] when no device's range begins there.
     pub fn unmap(&self, base: u64) -> Result<()> {
-        let mut map = self.lock();
+        let mut contents = self.lock();
+        let map = &contents.map;
         let Some(at) = map.iter().position(|m| m.base == base && !matches!(m.target, Target::Reserved))
         else {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("no device is mapped at {base:#x}")));
         };
         let mut ranges = map.to_vec();
         ranges.remove(at);
-        self.publish(&mut map, ranges);
+        contents.map = ranges.into();
+        self.publish();
         Ok(())
+    }
+
+    /// Puts a doorbell of `width` bytes at `addr`, for writes of `value` where there is one; as [`DoorbellRegister::new`].
+    /// `doorbell` hears of each that matches, and the guest goes on. On a backend that takes doorbells over there is no exit, and
+    /// rings may come later and several at once: in no order with other accesses.
+    ///
+    /// A device may have the range below: it gets reads, and writes that do not match.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`] when that is no register; [`ErrorCode::DeviceOverlap`] when a write would ring another
+    /// doorbell too, or the address is RAM or the backend's; what the backend says.
+    pub fn map_doorbell(
+        self: &Arc<Self>,
+        name: &str,
+        (addr, width, value): (u64, u8, Option<u64>),
+        doorbell: Arc<dyn Doorbell>,
+    ) -> Result<DoorbellMapping> {
+        let register = DoorbellRegister::new(self.space, addr, width, value)?;
+        let refuse = |why: String| {
+            Err(Error::new(ErrorCode::DeviceOverlap, format!("cannot map {name} at {addr:#x}: {why}")))
+        };
+        let mut contents = self.lock();
+        if let Some(other) = contents.bells.iter().find(|bell| bell.register.conflicts(&register)) {
+            return refuse(format!("{} rings by the same writes", other.name));
+        }
+        let at = contents.map.partition_point(|m| m.last < addr);
+        let reserved = |m: &&Arc<Mapping>| m.base <= register.last() && matches!(m.target, Target::Reserved);
+        if let Some(other) = contents.map.get(at).filter(reserved) {
+            return refuse(format!("{} is at {:#x}–{:#x}", other.name, other.base, other.last));
+        }
+        let bell = Arc::new(Bell { name: name.into(), register, rings: AtomicU64::new(0), doorbell });
+        let attachment = match self.vm.get().and_then(Weak::upgrade) {
+            Some(vm) => vm.attach_doorbell(&register, &(bell.clone() as Arc<dyn Doorbell>))?,
+            None => None,
+        };
+        let mut bells = contents.bells.to_vec();
+        bells.insert(bells.partition_point(|b| b.register.addr() < addr), bell.clone());
+        contents.bells = bells.into();
+        self.publish();
+        Ok(DoorbellMapping { bus: Arc::downgrade(self), bell, attachment })
     }
 
     /// The ranges there are now, ascending.
     pub fn mappings(&self) -> Arc<[Arc<Mapping>]> {
-        self.lock().clone()
+        self.lock().map.clone()
+    }
+
+    /// The doorbells there are now.
+    pub fn bells(&self) -> Arc<[Arc<Bell>]> {
+        self.lock().bells.clone()
     }
 
     /// A vCPU's view of this bus.
     pub fn lookup(self: &Arc<Self>) -> Lookup {
         // The generation is read first: a change in between is then seen twice, not missed.
         let generation = self.generation.load(Ordering::Acquire);
-        Lookup { map: self.mappings(), bus: self.clone(), generation, recent: 0 }
+        Lookup { contents: self.lock().clone(), bus: self.clone(), generation, recent: 0 }
     }
 
-    fn publish(&self, map: &mut Arc<Map>, ranges: Vec<Arc<Mapping>>) {
-        *map = ranges.into();
+    /// Tells vCPUs that the contents have changed; under their lock.
+    fn publish(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Map>> {
-        // The map is replaced whole, so it is sound even if a thread died while it held the lock.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        // The contents are replaced whole, so they are sound even if a thread died while it held the lock.
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One vCPU's view of a [`Bus`].
 pub struct Lookup {
     bus: Arc<Bus>,
-    map: Arc<Map>,
+    contents: Contents,
     generation: u64,
     /// Index of the range that was hit last: a guest tends to stay with one device for a while.
     recent: usize,
@@ -197,23 +327,54 @@ impl Lookup {
     /// An access that leaves a range, on either side, belongs to nobody.
     #[inline]
     pub fn find(&mut self, addr: u64, width: u8) -> Option<(&Mapping, u64)> {
-        let generation = self.bus.generation.load(Ordering::Acquire);
-        if generation != self.generation {
-            self.map = self.bus.mappings();
-            self.generation = generation;
-        }
+        self.refresh();
+        self.locate(addr, width)
+    }
+
+    /// Finds a range among those that were there at the last refresh.
+    #[inline]
+    pub(crate) fn locate(&mut self, addr: u64, width: u8) -> Option<(&Mapping, u64)> {
         let width = u64::from(width);
-        let offset = match self.map.get(self.recent).and_then(|m| m.offset(addr, width)) {
+        let offset = match self.contents.map.get(self.recent).and_then(|m| m.offset(addr, width)) {
             Some(offset) => offset,
             None => self.search(addr, width)?,
         };
-        self.map.get(self.recent).map(|mapping| (&**mapping, offset))
+        self.contents.map.get(self.recent).map(|mapping| (&**mapping, offset))
+    }
+
+    /// Rings the doorbell that a write is for, of those that were there at the last refresh; says whether there is one.
+    #[inline]
+    pub(crate) fn ring(&self, addr: u64, width: u8, value: u64) -> bool {
+        !self.contents.bells.is_empty() && self.ring_one(addr, width, value)
+    }
+
+    #[inline(never)]
+    fn ring_one(&self, addr: u64, width: u8, value: u64) -> bool {
+        let bells = &self.contents.bells;
+        let there = bells.iter().skip(bells.partition_point(|bell| bell.register.addr() < addr));
+        let mut there = there.take_while(|bell| bell.register.addr() == addr);
+        there.find(|bell| bell.register.rings(addr, width, value)).inspect(|bell| bell.ring(1)).is_some()
+    }
+
+    /// Sees what has changed on the bus.
+    #[inline]
+    pub(crate) fn refresh(&mut self) {
+        let generation = self.bus.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.renew(generation);
+        }
+    }
+
+    #[cold]
+    fn renew(&mut self, generation: u64) {
+        self.contents = self.bus.lock().clone();
+        self.generation = generation;
     }
 
     /// Finds an access that is not the last one's range's, and remembers whose it is.
     fn search(&mut self, addr: u64, width: u64) -> Option<u64> {
-        let at = self.map.partition_point(|m| m.last < addr);
-        let offset = self.map.get(at)?.offset(addr, width)?;
+        let at = self.contents.map.partition_point(|m| m.last < addr);
+        let offset = self.contents.map.get(at)?.offset(addr, width)?;
         self.recent = at;
         Some(offset)
     }

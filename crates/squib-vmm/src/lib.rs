@@ -31,7 +31,7 @@ mod test_device;
 pub mod vcpu;
 pub mod virt;
 
-pub use bus::{Bus, Mapping, Target};
+pub use bus::{Bell, Bus, DoorbellMapping, Mapping, Target};
 pub use console::{Console, ConsoleListener};
 pub use device::{Action, Device, Host, Idle};
 pub use machine::{Machine, MachineConfig};

@@ -114,7 +114,11 @@ impl VcpuLoop {
             false => (&mut self.memory, ExitKind::Mmio),
         };
         self.counts.count(kind);
-        let (mapping, offset) = bus.find(addr, width).ok_or(Unsettled::Unclaimed)?;
+        bus.refresh();
+        if write && bus.ring(addr, width, value) {
+            return Ok(None);
+        }
+        let (mapping, offset) = bus.locate(addr, width).ok_or(Unsettled::Unclaimed)?;
         mapping.count(write);
         if write {
             let action = match mapping.target() {

@@ -45,7 +45,7 @@ impl ExitCounts {
     }
 }
 
-/// Accesses to one range of a bus.
+/// Accesses to one range of a bus, or rings of a doorbell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceCount {
     /// The range's name.
@@ -56,23 +56,30 @@ pub struct DeviceCount {
     pub last: u64,
     /// Reads so far.
     pub reads: u64,
-    /// Writes so far.
+    /// Writes so far; of a doorbell those that rang it, as far as it has been told of them.
     pub writes: u64,
 }
 
-/// Accesses to each device that is mapped on `bus` now, ascending by address.
+/// Accesses to each device and doorbell that is mapped on `bus` now, ascending by address.
 pub fn device_counts(bus: &Bus) -> Vec<DeviceCount> {
-    bus.mappings()
-        .iter()
-        .filter(|m| !matches!(m.target(), Target::Reserved))
-        .map(|m| DeviceCount {
-            name: m.name().into(),
-            base: m.base(),
-            last: m.last(),
-            reads: m.reads(),
-            writes: m.writes(),
-        })
-        .collect()
+    let (mappings, bells) = (bus.mappings(), bus.bells());
+    let devices = mappings.iter().filter(|m| !matches!(m.target(), Target::Reserved)).map(|m| DeviceCount {
+        name: m.name().into(),
+        base: m.base(),
+        last: m.last(),
+        reads: m.reads(),
+        writes: m.writes(),
+    });
+    let doorbells = bells.iter().map(|bell| DeviceCount {
+        name: bell.name().into(),
+        base: bell.register().addr(),
+        last: bell.register().last(),
+        reads: 0,
+        writes: bell.rings(),
+    });
+    let mut counts: Vec<_> = devices.chain(doorbells).collect();
+    counts.sort_by_key(|count| count.base);
+    counts
 }
 
 /// What a machine has done so far.

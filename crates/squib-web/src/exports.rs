@@ -168,6 +168,26 @@ extern "C" fn squib_unmap(vm: u32, ports: u32, base: u64) -> i32 {
     with(vm, |vm| vm.bus(ports != 0).unmap(base).map(|()| 0))
 }
 
+/// Puts a doorbell of `width` bytes at port (`ports` not 0) or address `addr`, rung by writes of `value`, or by all where `any` is not
+/// 0. Gives its number. Its name is in the transfer area.
+#[unsafe(no_mangle)]
+extern "C" fn squib_map_doorbell(vm: u32, ports: u32, addr: u64, width: u32, any: u32, value: u64) -> i32 {
+    let name = TRANSFER.take();
+    let name = String::from_utf8_lossy(&name);
+    // A width of more than a byte's bits is none either way.
+    let at = (addr, u8::try_from(width).unwrap_or(u8::MAX), (any == 0).then_some(value));
+    with(vm, |vm| vm.map_doorbell(&name, ports != 0, at).map(|number| number as i32))
+}
+
+/// Takes away the doorbell of this number.
+#[unsafe(no_mangle)]
+extern "C" fn squib_unmap_doorbell(vm: u32, doorbell: u32) -> i32 {
+    with(vm, |vm| {
+        vm.unmap_doorbell(doorbell);
+        Ok(0)
+    })
+}
+
 /// Makes the vCPU with local APIC number `id`.
 #[unsafe(no_mangle)]
 extern "C" fn squib_create_vcpu(vm: u32, id: u32) -> i32 {

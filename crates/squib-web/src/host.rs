@@ -14,6 +14,8 @@ mod import {
     unsafe extern "C" {
         /// Answers the access in the record at this address.
         pub(super) safe fn access(record: *const u8);
+        /// Hears a doorbell, by its number, of the VM whose record is at this address.
+        pub(super) safe fn ring(record: usize, doorbell: u32);
         /// Milliseconds since some fixed moment.
         pub(super) safe fn now() -> f64;
         /// Milliseconds since 1970.
@@ -28,6 +30,7 @@ mod import {
 #[cfg(not(target_family = "wasm"))]
 mod import {
     pub(super) fn access(_record: *const u8) {}
+    pub(super) fn ring(_record: usize, _doorbell: u32) {}
     pub(super) fn now() -> f64 {
         0.0
     }
@@ -62,6 +65,11 @@ impl Host for WebHost {
     fn idle(&mut self, _deadline_ns: Option<u64>) -> Idle {
         Idle::Return
     }
+}
+
+/// Tells JavaScript of a ring.
+pub(crate) fn ring(record: usize, doorbell: u32) {
+    import::ring(record, doorbell);
 }
 
 /// The engine's clocks.

@@ -1,6 +1,6 @@
 //! A VM as JavaScript holds it: by a number.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use squib_core::{
 };
 use squib_soft::{CpuModel, SoftBackend};
 use squib_vmm::boot::{self, BootSource, Protocol};
-use squib_vmm::{Bus, SharedVcpu, Stop, Target, Unclaimed, VcpuLoop};
+use squib_vmm::{Bus, DoorbellMapping, SharedVcpu, Stop, Target, Unclaimed, VcpuLoop};
 
 use crate::exit::{Payload, WORDS};
-use crate::host::{NobodyWaits, WebClock, WebEntropy, WebHost};
+use crate::host::{self, NobodyWaits, WebClock, WebEntropy, WebHost};
 use crate::record::Record;
 
 /// A VM with at most one vCPU and no board: every exit that no device in JavaScript claims goes to the caller.
@@ -22,6 +22,8 @@ pub(crate) struct WebVm {
     ports: Arc<Bus>,
     mmio: Arc<Bus>,
     vcpu: OnceCell<SharedVcpu>,
+    /// By number.
+    doorbells: RefCell<Vec<Option<DoorbellMapping>>>,
     record: Rc<Record>,
     words: Cell<[u64; WORDS]>,
 }
@@ -41,6 +43,7 @@ impl WebVm {
             ports: Bus::ports(),
             mmio,
             vcpu: OnceCell::new(),
+            doorbells: RefCell::default(),
             record: Rc::default(),
             words: Cell::default(),
         })
@@ -50,8 +53,26 @@ impl WebVm {
         self.vm.memory()
     }
 
-    pub(crate) fn bus(&self, ports: bool) -> &Bus {
+    pub(crate) fn bus(&self, ports: bool) -> &Arc<Bus> {
         if ports { &self.ports } else { &self.mmio }
+    }
+
+    /// Maps a doorbell, as [`Bus::map_doorbell`], and gives its number, by which JavaScript hears of it.
+    pub(crate) fn map_doorbell(&self, name: &str, ports: bool, at: (u64, u8, Option<u64>)) -> Result<u32> {
+        let number = self.doorbells.borrow().len() as u32;
+        let record = self.record.address().addr();
+        let ring = move |_| host::ring(record, number);
+        let mapping = self.bus(ports).map_doorbell(name, at, Arc::new(ring))?;
+        self.doorbells.borrow_mut().push(Some(mapping));
+        Ok(number)
+    }
+
+    /// Takes a doorbell away.
+    pub(crate) fn unmap_doorbell(&self, number: u32) {
+        let mut doorbells = self.doorbells.borrow_mut();
+        let mapping = doorbells.get_mut(number as usize).and_then(Option::take);
+        drop(doorbells);
+        drop(mapping);
     }
 
     pub(crate) fn record(&self) -> &Record {

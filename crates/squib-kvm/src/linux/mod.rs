@@ -7,6 +7,7 @@ mod arch;
 mod backend;
 mod cancel;
 mod dirty;
+mod doorbells;
 mod errors;
 mod exits;
 mod probe;

@@ -1,12 +1,15 @@
-//! The run itself, which kvm-ioctls does not offer in the form needed here.
-#![allow(unsafe_code, reason = "a system call on a vCPU's file descriptor")]
+//! System calls which kvm-ioctls does not offer in the form needed here.
+#![allow(unsafe_code, reason = "system calls on KVM's file descriptors")]
 
 use std::os::fd::AsRawFd;
 
+use kvm_bindings::kvm_ioeventfd;
 use kvm_ioctls::Error;
 
 /// `_IO(KVMIO, 0x80)` (include/uapi/linux/kvm.h).
 const KVM_RUN: libc::c_ulong = 0xae80;
+/// `_IOW(KVMIO, 0x79, struct kvm_ioeventfd)`.
+const KVM_IOEVENTFD: libc::c_ulong = 0x4040_ae79;
 
 /// Runs the vCPU until its next exit, which is then in the run page (KVM API, 4.10 `KVM_RUN`).
 ///
@@ -21,13 +24,25 @@ pub(super) fn run(vcpu: &impl AsRawFd) -> Result<(), Error> {
     }
 }
 
+/// Makes the kernel take writes, or not any more (KVM API, 4.59 `KVM_IOEVENTFD`).
+///
+/// kvm-ioctls' own cannot say that any value rings, but only one width.
+pub(super) fn ioeventfd(vm: &impl AsRawFd, request: &kvm_ioeventfd) -> Result<(), Error> {
+    // SAFETY: the kernel reads the structure during the call, and keeps a reference of its own to the eventfd's file.
+    match unsafe { libc::ioctl(vm.as_raw_fd(), KVM_IOEVENTFD as _, request) } {
+        0.. => Ok(()),
+        _ => Err(Error::last()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_that_is_no_vcpu_is_an_error() {
+    fn a_descriptor_of_something_else_is_an_error() {
         let null = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(run(&null).unwrap_err().errno(), libc::ENOTTY);
+        assert_eq!(ioeventfd(&null, &kvm_ioeventfd::default()).unwrap_err().errno(), libc::ENOTTY);
     }
 }

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvm_bindings::*;
 use kvm_ioctls::VmFd;
 use squib_core::memory::PAGE_SIZE;
-use squib_core::{Error, ErrorCode, GuestMemory, Result, Vcpu, Vm, VmConfig, Waker};
+use squib_core::{
+    Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory, Result, Vcpu, Vm, VmConfig, Waker,
+};
 
 use super::arch::{Board, Host};
 use super::dirty::OutsideWrites;
+use super::doorbells::{self, Doorbells};
 use super::errors::failed;
 use super::vcpu::KvmVcpu;
 
@@ -20,6 +23,7 @@ pub(super) struct Machine {
     /// What is particular to the architecture.
     pub(super) board: Board,
     pub(super) waker: Arc<dyn Waker>,
+    pub(super) doorbells: Doorbells,
     outside_writes: Arc<OutsideWrites>,
     /// Whether the dirty log is kept.
     dirty_log: Mutex<bool>,
@@ -37,6 +41,7 @@ impl KvmVm {
             fd,
             host: host.clone(),
             waker: config.waker.clone(),
+            doorbells: Doorbells::default(),
             outside_writes: Arc::new(OutsideWrites::new(&config.memory)),
             dirty_log: Mutex::new(false),
             memory: config.memory.clone(),
@@ -90,6 +95,14 @@ impl Vm for KvmVm {
 
     fn signal_msi(&self, address: u64, data: u32) -> Result<()> {
         self.0.board.signal_msi(&self.0.fd, address, data)
+    }
+
+    fn attach_doorbell(
+        &self,
+        at: &DoorbellRegister,
+        doorbell: &Arc<dyn Doorbell>,
+    ) -> Result<Option<Attachment>> {
+        doorbells::attach(&self.0, at, doorbell)
     }
 
     fn set_dirty_log(&self, enabled: bool) -> Result<()> {

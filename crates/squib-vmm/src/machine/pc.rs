@@ -48,6 +48,8 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
     let cmos = Arc::new(CmosClock::new(config.clock, config.waker, irq, config.memory_size, config.vcpus));
     let ports = ports(&console, &pvpanic, &cmos, config.boot.protocol)?;
     let memory = memory(&ram, io_apic.clone())?;
+    ports.belongs_to(&vm);
+    memory.belongs_to(&vm);
     let vcpu = |id| {
         let vcpu = VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform);
         Ok(vcpu.with_io_apic(io_apic.clone()))

@@ -39,6 +39,8 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
     memory.map("PL011", virt::UART, primecell::SIZE, Target::Device(console.clone()))?;
     memory.map("PL031", virt::CLOCK, primecell::SIZE, Target::Device(clock.clone()))?;
     memory.map("RAM", virt::RAM, config.memory_size, Target::Reserved)?;
+    ports.belongs_to(&vm);
+    memory.belongs_to(&vm);
 
     let vcpu = |id| Ok(VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform));
     let mut vcpus = (0..config.vcpus).map(vcpu).collect::<Result<Vec<_>>>()?;
