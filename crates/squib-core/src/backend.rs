@@ -7,6 +7,7 @@ use crate::arm64::gic::GicVersion;
 use crate::doorbell::{Attachment, Doorbell, DoorbellRegister};
 use crate::exit::{ExitKind, VmEntry, VmExit};
 use crate::host::{Clock, Waker};
+use crate::interrupt::{InterruptSource, InterruptTrigger};
 use crate::memory::GuestMemory;
 use crate::x86::X86State;
 use crate::{Error, ErrorCode, Result};
@@ -206,6 +207,15 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`ErrorCode::IrqLine`] without a local APIC, so always on aarch64.
     fn signal_msi(&self, address: u64, data: u32) -> Result<()>;
+
+    /// Makes something that raises an interrupt from any thread, as a device with a thread of its own needs it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`] when there is no such line or no controller, [`ErrorCode::InvalidArgument`] for a level-triggered
+    /// message, [`ErrorCode::Unsupported`] by default.
+    fn interrupt_trigger(&self, _source: InterruptSource) -> Result<Arc<dyn InterruptTrigger>> {
+        Err(unsupported("interrupt triggers"))
+    }
 
     /// Takes over a doorbell, where the backend can: writes that ring it make no exit then. They are counted, and `doorbell` hears of
     /// them on a thread of the backend's; at the latest when the attachment is dropped. `None`: such writes stay exits.

@@ -9,6 +9,7 @@ pub mod doorbell;
 pub mod error;
 pub mod exit;
 pub mod host;
+pub mod interrupt;
 pub mod memory;
 pub mod x86;
 
@@ -22,4 +23,5 @@ pub use exit::{
     DebugInfo, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit, exit_data, exit_value,
 };
 pub use host::{Clock, Entropy, Waker};
+pub use interrupt::{InterruptSource, InterruptTrigger};
 pub use memory::{CodeWriteObserver, GuestMemory, Region};

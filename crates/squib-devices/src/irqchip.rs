@@ -154,11 +154,20 @@ impl Irqchip {
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line.
     pub fn set_line(&mut self, gsi: u32, asserted: bool) -> Result<()> {
+        Self::check_line(gsi)?;
+        self.drive(gsi, asserted);
+        Ok(())
+    }
+
+    /// Says whether there is line `gsi`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`] when there is not.
+    pub fn check_line(gsi: u32) -> Result<()> {
         if gsi >= LINES || gsi == CASCADE_LINE {
             let message = format!("no interrupt line {gsi}: there are 0, 1 and 3 to {}", LINES - 1);
             return Err(Error::new(ErrorCode::IrqLine, message));
         }
-        self.drive(gsi, asserted);
         Ok(())
     }
 

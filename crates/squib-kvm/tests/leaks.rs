@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
-use squib_core::{AddressSpace, Doorbell, DoorbellRegister, IrqchipKind, VmEntry, VmExit};
+use squib_core::{AddressSpace, Doorbell, DoorbellRegister, InterruptSource, IrqchipKind, VmEntry, VmExit};
 use squib_kvm::KvmBackend;
 
 #[path = "kvm/harness.rs"]
@@ -40,7 +40,10 @@ fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind) {
     let register = |addr| DoorbellRegister::new(AddressSpace::Ports, addr, 1, None).unwrap();
     let attach = |addr| guest.vm.attach_doorbell(&register(addr), &doorbell).unwrap();
     // One goes before the VM, one after it.
-    let late = attach(0x20);
+    let late = (
+        attach(0x20),
+        guest.vm.interrupt_trigger(InterruptSource::Message { address: 0xfee0_0000, data: 0x41 }),
+    );
     drop(attach(0x21));
     let cancel = second.cancel_handle();
     assert_out(&guest.resume(), &[0]);

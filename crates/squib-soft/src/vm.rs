@@ -1,10 +1,11 @@
 //! The soft backend and its VMs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use squib_core::{
     Architecture, BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind,
-    ExitSet, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
+    ExitSet, GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, Result, Vcpu,
+    Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
 use squib_x86::model::CpuModel;
@@ -121,8 +122,8 @@ pub struct SoftVm {
 }
 
 impl SoftVm {
-    fn controllers(&self) -> Result<&Controllers> {
-        self.controllers.as_deref().ok_or_else(|| {
+    fn controllers(&self) -> Result<&Arc<Controllers>> {
+        self.controllers.as_ref().ok_or_else(|| {
             Error::new(
                 ErrorCode::IrqLine,
                 "this VM has no interrupt controllers; make it with a full irqchip",
@@ -162,5 +163,35 @@ impl Vm for SoftVm {
     fn signal_msi(&self, address: u64, data: u32) -> Result<()> {
         self.controllers()?.with(None, |chip| chip.signal_msi(address, data));
         Ok(())
+    }
+
+    fn interrupt_trigger(&self, source: InterruptSource) -> Result<Arc<dyn InterruptTrigger>> {
+        source.check()?;
+        let controllers = Arc::downgrade(self.controllers()?);
+        if let InterruptSource::Line(gsi) = source {
+            Irqchip::check_line(gsi)?;
+        }
+        Ok(Arc::new(Trigger { controllers, source }))
+    }
+}
+
+/// An interrupt of a VM that may have gone.
+struct Trigger {
+    controllers: Weak<Controllers>,
+    source: InterruptSource,
+}
+
+impl InterruptTrigger for Trigger {
+    fn trigger(&self) {
+        let Some(controllers) = self.controllers.upgrade() else { return };
+        controllers.with(None, |chip| match self.source {
+            InterruptSource::Line(gsi) => {
+                // There is such a line.
+                let _ = chip.set_line(gsi, true).and_then(|()| chip.set_line(gsi, false));
+            }
+            InterruptSource::Message { address, data } => {
+                chip.signal_msi(address, data);
+            }
+        });
     }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use iced_x86::code_asm::*;
-use squib_core::{VmEntry, VmExit};
+use squib_core::{ErrorCode, InterruptSource, VmEntry, VmExit};
 use support::{APIC, ENABLE_APIC, HANDLERS, enable_apic, seen, start};
 
 /// Sends the processor itself interrupt `vector`.
@@ -233,4 +233,29 @@ fn a_level_triggered_line_interrupts_again_after_each_end_until_it_falls() {
     assert!(matches!(s.vcpu.run(VmEntry::Resume).unwrap(), VmExit::Pio { port: 0x80, .. }));
     s.vm.set_irq_line(PIN, false).unwrap();
     assert_eq!(s.run().0.r9, 0x8040, "and clear after its end");
+}
+
+#[test]
+fn a_trigger_interrupts_a_halted_processor_as_long_as_there_is_a_vm() {
+    let mut s = start(false, |a| {
+        enable_apic(a)?;
+        a.sti()?;
+        a.hlt()?;
+        a.cli()?;
+        a.hlt()
+    });
+    let message = |data| s.vm.interrupt_trigger(InterruptSource::Message { address: APIC, data });
+    assert_eq!(message(0x8040).err().unwrap().code(), ErrorCode::InvalidArgument);
+    let line = |gsi| s.vm.interrupt_trigger(InterruptSource::Line(gsi)).map(drop).map_err(|e| e.code());
+    assert_eq!((line(5), line(2), line(24)), (Ok(()), Err(ErrorCode::IrqLine), Err(ErrorCode::IrqLine)));
+    let trigger = message(0x40).unwrap();
+    assert!(matches!(s.vcpu.run(VmEntry::Resume), Ok(VmExit::Hlt)));
+    assert!(!s.vcpu.is_runnable());
+    let remote = trigger.clone();
+    std::thread::spawn(move || remote.trigger()).join().unwrap();
+    assert!(s.vcpu.is_runnable());
+    let (_, log) = s.run();
+    assert_eq!(log.iter().map(|seen| seen.vector).collect::<Vec<_>>(), [0x40]);
+    drop(s);
+    trigger.trigger();
 }

@@ -24,11 +24,20 @@ impl IoApic {
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line, and what the backend says to the interrupt.
     pub(crate) fn set_line(&self, pin: u32, level: bool) -> Result<()> {
+        Self::check_line(pin)?;
+        self.with(|registers, mut send| registers.set_line(pin, level, &mut send))
+    }
+
+    /// Says whether there is line `pin`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`] when there is not.
+    pub(crate) fn check_line(pin: u32) -> Result<()> {
         if pin >= PINS {
             let message = format!("there is no interrupt line {pin}: the I/O APIC has 0 to {}", PINS - 1);
             return Err(Error::new(ErrorCode::IrqLine, message));
         }
-        self.with(|registers, mut send| registers.set_line(pin, level, &mut send))
+        Ok(())
     }
 
     /// A local APIC has ended level-triggered interrupt `vector`.
@@ -76,6 +85,7 @@ mod tests {
     use squib_core::{GuestMemory, Vcpu};
 
     use super::*;
+    use crate::irq::Lines;
 
     /// A backend that notes messages, and fails when there are more than two.
     #[derive(Default)]
@@ -125,6 +135,22 @@ mod tests {
         io_apic.write(0, 4, 0x1a).unwrap();
         assert_eq!(io_apic.read(0x10, 4).unwrap(), 0xc041, "with remote IRR");
         assert_eq!(io_apic.end_of_interrupt(0x41).unwrap_err().code(), ErrorCode::Hypervisor);
+    }
+
+    #[test]
+    fn a_trigger_pulses_its_line_as_long_as_there_is_a_board() {
+        let vm = Arc::new(Messages::default());
+        let io_apic = Arc::new(IoApic::new(vm.clone()));
+        redirect(&io_apic, 5, 1 << 56 | 0x41);
+        let lines = Lines::Board(io_apic);
+        let trigger = lines.trigger(5).unwrap();
+        trigger.trigger();
+        trigger.trigger();
+        assert_eq!(*vm.0.lock().unwrap(), [(0xfee0_1000, 0x41); 2]);
+        assert_eq!(lines.trigger(24).err().unwrap().code(), ErrorCode::IrqLine);
+        drop(lines);
+        trigger.trigger();
+        assert_eq!(vm.0.lock().unwrap().len(), 2);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! From a device's interrupt output to the VM's interrupt controllers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use squib_core::{Result, Vm};
+use squib_core::{InterruptSource, InterruptTrigger, Result, Vm};
 
 use crate::io_apic::IoApic;
 
@@ -25,6 +25,35 @@ impl Lines {
             Self::Backend(vm) => vm.set_irq_line(gsi, level),
             Self::Board(io_apic) => io_apic.set_line(gsi, level),
         }
+    }
+
+    /// What pulses line `gsi`.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub(crate) fn trigger(&self, gsi: u32) -> Result<Arc<dyn InterruptTrigger>> {
+        match self {
+            Self::Backend(vm) => vm.interrupt_trigger(InterruptSource::Line(gsi)),
+            Self::Board(io_apic) => {
+                IoApic::check_line(gsi)?;
+                Ok(Arc::new(Pulse { io_apic: Arc::downgrade(io_apic), gsi }))
+            }
+        }
+    }
+}
+
+/// Pulses a line of the board's I/O APIC.
+struct Pulse {
+    io_apic: Weak<IoApic>,
+    gsi: u32,
+}
+
+impl InterruptTrigger for Pulse {
+    fn trigger(&self) {
+        let Some(io_apic) = self.io_apic.upgrade() else { return };
+        // There is such a line, and a message that the backend does not take is nobody's.
+        let _ = io_apic.set_line(self.gsi, true);
+        let _ = io_apic.set_line(self.gsi, false);
     }
 }
 

@@ -7,8 +7,8 @@ mod virt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use squib_core::{
-    Architecture, Clock, Error, ErrorCode, ExitKind, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vm,
-    VmEntry, Waker,
+    Architecture, Clock, Error, ErrorCode, ExitKind, GuestMemory, HypervisorBackend, InterruptSource,
+    InterruptTrigger, IrqchipKind, Result, Vm, VmEntry, Waker,
 };
 
 #[cfg(doc)]
@@ -246,10 +246,29 @@ impl Machine {
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line, or it belongs to the board.
     pub fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
+        self.check_line(gsi)?;
+        self.lines.set(gsi, level)
+    }
+
+    /// Makes something that raises an interrupt for a device of the embedder's, from any thread.
+    ///
+    /// # Errors
+    /// As [`Vm::interrupt_trigger`]; [`ErrorCode::IrqLine`] for a line that belongs to the board, too.
+    pub fn interrupt_trigger(&self, source: InterruptSource) -> Result<Arc<dyn InterruptTrigger>> {
+        match source {
+            InterruptSource::Line(gsi) => {
+                self.check_line(gsi)?;
+                self.lines.trigger(gsi)
+            }
+            InterruptSource::Message { .. } => self.vm.interrupt_trigger(source),
+        }
+    }
+
+    fn check_line(&self, gsi: u32) -> Result<()> {
         if self.own_lines.contains(&gsi) {
             return Err(Error::new(ErrorCode::IrqLine, format!("interrupt line {gsi} belongs to the board")));
         }
-        self.lines.set(gsi, level)
+        Ok(())
     }
 
     /// Whether the guest's kernel has said that it panicked, by pvpanic or on the console.

@@ -13,6 +13,7 @@ mod exits;
 mod probe;
 mod run_page;
 mod sys;
+mod triggers;
 mod vcpu;
 mod vm;
 

@@ -7,13 +7,15 @@ use kvm_bindings::*;
 use kvm_ioctls::VmFd;
 use squib_core::memory::PAGE_SIZE;
 use squib_core::{
-    Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory, Result, Vcpu, Vm, VmConfig, Waker,
+    Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory, InterruptSource, InterruptTrigger,
+    Result, Vcpu, Vm, VmConfig, Waker,
 };
 
 use super::arch::{Board, Host};
 use super::dirty::OutsideWrites;
 use super::doorbells::{self, Doorbells};
 use super::errors::failed;
+use super::triggers;
 use super::vcpu::KvmVcpu;
 
 /// What the VM and its vCPUs share. The VM is closed before its memory is let go.
@@ -95,6 +97,10 @@ impl Vm for KvmVm {
 
     fn signal_msi(&self, address: u64, data: u32) -> Result<()> {
         self.0.board.signal_msi(&self.0.fd, address, data)
+    }
+
+    fn interrupt_trigger(&self, source: InterruptSource) -> Result<Arc<dyn InterruptTrigger>> {
+        triggers::create(&self.0, source)
     }
 
     fn attach_doorbell(

@@ -2,7 +2,7 @@
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use squib_core::{ErrorCode, HypervisorBackend, IrqchipKind, VmEntry, VmExit};
+use squib_core::{ErrorCode, HypervisorBackend, InterruptSource, IrqchipKind, VmEntry, VmExit};
 
 use crate::harness::*;
 
@@ -129,6 +129,42 @@ fn messages_reach_the_local_apic() {
 }
 
 #[test]
+fn triggers_raise_messages_from_any_thread() {
+    let Some(kvm) = backend() else { return };
+    for irqchip in [IrqchipKind::Split, IrqchipKind::Full] {
+        if !kvm.capabilities().irqchips.contains(&irqchip) {
+            skip("triggers", "this KVM lacks an irqchip");
+            continue;
+        }
+        let mut guest = Guest::long_with(&kvm, irqchip, |a| {
+            enable_apic(a)?;
+            a.mov(dx, PORT)?;
+            a.out(dx, al)?;
+            wait(a)
+        });
+        guest.handler(VECTOR, |a| {
+            a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
+            count(a)
+        });
+        let message = |data| guest.vm.interrupt_trigger(InterruptSource::Message { address: APIC, data });
+        let vector = u32::from(VECTOR);
+        assert_eq!(message(0xc000 | vector).err().unwrap().code(), ErrorCode::InvalidArgument);
+        // Numbers that are given back are others' afterwards.
+        (0..50).for_each(|_| drop(message(0x50).unwrap()));
+        let (other, trigger) = (message(0x50).unwrap(), message(vector).unwrap());
+        drop(other);
+        assert_out(&guest.resume(), &[0]);
+        for n in 1..4 {
+            let trigger = trigger.clone();
+            std::thread::spawn(move || trigger.trigger()).join().unwrap();
+            assert_out(&guest.resume(), &[n]);
+        }
+        drop(guest);
+        trigger.trigger();
+    }
+}
+
+#[test]
 fn the_end_of_a_level_triggered_message_is_reported() {
     let Some(kvm) = backend() else { return };
     if !kvm.capabilities().irqchips.contains(&IrqchipKind::Split) {
@@ -197,6 +233,19 @@ fn lines_reach_the_kernels_controllers() {
         assert_out(&guest.resume(), &[n]);
     }
     assert_eq!(guest.vm.set_irq_line(24, true).unwrap_err().code(), ErrorCode::IrqLine);
+    // A message with a number of its own leaves the lines theirs.
+    let _message =
+        guest.vm.interrupt_trigger(InterruptSource::Message { address: APIC, data: 0x41 }).unwrap();
+    guest.vm.set_irq_line(4, true).unwrap();
+    guest.vm.set_irq_line(4, false).unwrap();
+    assert_out(&guest.resume(), &[4]);
+    let trigger = guest.vm.interrupt_trigger(InterruptSource::Line(4)).unwrap();
+    for n in 5..8 {
+        trigger.trigger();
+        assert_out(&guest.resume(), &[n]);
+    }
+    let none = guest.vm.interrupt_trigger(InterruptSource::Line(24)).err().unwrap();
+    assert_eq!(none.code(), ErrorCode::IrqLine);
 }
 
 #[test]
@@ -230,6 +279,9 @@ fn without_a_controller_lines_and_messages_are_errors() {
     let guest = Guest::new(&kvm, IrqchipKind::None);
     assert_eq!(guest.vm.set_irq_line(4, true).unwrap_err().code(), ErrorCode::IrqLine);
     assert_eq!(guest.vm.signal_msi(APIC, 0x41).unwrap_err().code(), ErrorCode::IrqLine);
+    for source in [InterruptSource::Line(4), InterruptSource::Message { address: APIC, data: 0x41 }] {
+        assert_eq!(guest.vm.interrupt_trigger(source).err().unwrap().code(), ErrorCode::IrqLine);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VmFd};
 use squib_core::arm64::gic::*;
-use squib_core::{Error, ErrorCode, GuestMemory, IrqchipKind, Result, VmConfig};
+use squib_core::{Error, ErrorCode, GuestMemory, InterruptSource, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
 use crate::linux::errors::failed;
@@ -46,7 +46,8 @@ impl Board {
         self.gic.as_ref().map_or(Ok(()), Gic::make_ready)
     }
 
-    pub(in crate::linux) fn set_irq_line(&self, vm: &VmFd, gsi: u32, level: bool) -> Result<()> {
+    /// `gsi` where the GIC, which is complete then, has that line.
+    fn line(&self, gsi: u32) -> Result<u32> {
         let Some(gic) = self.gic.as_ref().filter(|_| gsi < LINES) else {
             return Err(Error::new(
                 ErrorCode::IrqLine,
@@ -57,9 +58,24 @@ impl Board {
             ));
         };
         gic.make_ready()?;
-        let irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | (FIRST_LINE + gsi);
+        Ok(gsi)
+    }
+
+    pub(in crate::linux) fn set_irq_line(&self, vm: &VmFd, gsi: u32, level: bool) -> Result<()> {
+        let irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | (FIRST_LINE + self.line(gsi)?);
         vm.set_irq_line(irq, level).map_err(|e| failed("KVM_IRQ_LINE", e))
     }
+
+    /// An interrupt's number of KVM's: of a shared peripheral interrupt it is that of its line.
+    pub(in crate::linux) fn route(&self, vm: &VmFd, source: InterruptSource) -> Result<u32> {
+        match source {
+            InterruptSource::Line(gsi) => self.line(gsi),
+            InterruptSource::Message { address, data } => self.signal_msi(vm, address, data).map(|()| 0),
+        }
+    }
+
+    /// Lines keep their numbers.
+    pub(in crate::linux) fn unroute(&self, _: &VmFd, _: u32) {}
 
     pub(in crate::linux) fn signal_msi(&self, _: &VmFd, _: u64, _: u32) -> Result<()> {
         Err(Error::new(

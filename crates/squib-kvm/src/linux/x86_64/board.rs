@@ -1,18 +1,19 @@
 //! What a VM has inside of KVM: interrupt controllers, timer, and the exits that are asked for.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::*;
 use kvm_ioctls::VmFd;
-use squib_core::{Error, ErrorCode, IrqchipKind, Result, VmConfig};
+use squib_core::{Error, ErrorCode, InterruptSource, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
-use super::ioeoi::{self, IOAPIC_PINS, LevelMessages};
+use super::ioeoi::{self, IOAPIC_PINS};
+use super::routes::Routes;
 use crate::linux::errors::failed;
 use crate::linux::exits::HC_MAP_GPA_RANGE;
 
 /// Interrupt lines of the full irqchip.
-const LINES: u32 = 24;
+pub(super) const LINES: u32 = 24;
 
 /// Where KVM may put what Intel's processors need for real mode: four pages below the firmware's place at the
 /// top of the first 4 GiB (KVM API, 4.37 and 4.40).
@@ -22,7 +23,7 @@ const TASK_STATE: usize = 0xfffb_d000;
 /// The interrupt controllers inside.
 pub(in crate::linux) struct Board {
     pub(super) irqchip: IrqchipKind,
-    level_messages: Mutex<LevelMessages>,
+    routes: Mutex<Routes>,
 }
 
 impl Board {
@@ -34,32 +35,55 @@ impl Board {
         }
         create_irqchip(vm, config.irqchip)?;
         enable_exits(vm, host)?;
-        Ok(Self { irqchip: config.irqchip, level_messages: Mutex::default() })
+        Ok(Self { irqchip: config.irqchip, routes: Mutex::new(Routes::new(config.irqchip)) })
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_line(&self, gsi: u32) -> Result<()> {
+        if self.irqchip == IrqchipKind::Full && gsi < LINES {
+            return Ok(());
+        }
+        let message =
+            format!("there is no interrupt line {gsi}: only a full irqchip has lines, 0 to {}", LINES - 1);
+        Err(Error::new(ErrorCode::IrqLine, message))
+    }
+
+    fn check_messages(&self) -> Result<()> {
+        if self.irqchip != IrqchipKind::None {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::IrqLine, "this VM has no local APIC that could take a message"))
     }
 
     pub(in crate::linux) fn set_irq_line(&self, vm: &VmFd, gsi: u32, level: bool) -> Result<()> {
-        if self.irqchip != IrqchipKind::Full || gsi >= LINES {
-            return Err(Error::new(
-                ErrorCode::IrqLine,
-                format!(
-                    "there is no interrupt line {gsi}: only a full irqchip has lines, 0 to {}",
-                    LINES - 1
-                ),
-            ));
-        }
+        self.check_line(gsi)?;
         vm.set_irq_line(gsi, level).map_err(|e| failed("KVM_IRQ_LINE", e))
     }
 
-    pub(in crate::linux) fn signal_msi(&self, vm: &VmFd, address: u64, data: u32) -> Result<()> {
-        if self.irqchip == IrqchipKind::None {
-            return Err(Error::new(
-                ErrorCode::IrqLine,
-                "this VM has no local APIC that could take a message",
-            ));
+    /// Gives an interrupt a number of KVM's.
+    pub(in crate::linux) fn route(&self, vm: &VmFd, source: InterruptSource) -> Result<u32> {
+        match source {
+            InterruptSource::Line(gsi) => self.check_line(gsi).map(|()| gsi),
+            InterruptSource::Message { address, data } => {
+                self.check_messages()?;
+                self.routes().add(vm, address, data)
+            }
         }
+    }
+
+    /// Takes the number back.
+    pub(in crate::linux) fn unroute(&self, vm: &VmFd, gsi: u32) {
+        // A route that stays is one that nobody triggers.
+        let _ = self.routes().remove(vm, gsi);
+    }
+
+    pub(in crate::linux) fn signal_msi(&self, vm: &VmFd, address: u64, data: u32) -> Result<()> {
+        self.check_messages()?;
         if self.irqchip == IrqchipKind::Split && ioeoi::is_level_triggered(data) {
-            let mut messages = self.level_messages.lock().unwrap_or_else(PoisonError::into_inner);
-            messages.report(vm, address, data)?;
+            self.routes().report_end(vm, address, data)?;
         }
         let msi = kvm_msi {
             address_lo: address as u32,

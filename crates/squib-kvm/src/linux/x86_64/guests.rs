@@ -73,7 +73,7 @@ pub(in crate::linux) const COUNT: Program = Program {
 };
 
 /// The kernel's capabilities that a report tells of.
-pub(in crate::linux) const CAPABILITIES: [(&str, u32); 32] = [
+pub(in crate::linux) const CAPABILITIES: [(&str, u32); 33] = [
     ("COALESCED_MMIO", KVM_CAP_COALESCED_MMIO),
     ("COALESCED_PIO", KVM_CAP_COALESCED_PIO),
     ("DEBUGREGS", KVM_CAP_DEBUGREGS),
@@ -85,6 +85,7 @@ pub(in crate::linux) const CAPABILITIES: [(&str, u32); 32] = [
     ("IOEVENTFD", KVM_CAP_IOEVENTFD),
     ("IRQCHIP", KVM_CAP_IRQCHIP),
     ("IRQFD", KVM_CAP_IRQFD),
+    ("IRQ_ROUTING", KVM_CAP_IRQ_ROUTING),
     ("MANUAL_DIRTY_LOG_PROTECT2", KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2),
     ("MAX_VCPUS", KVM_CAP_MAX_VCPUS),
     ("MEMORY_FAULT_INFO", KVM_CAP_MEMORY_FAULT_INFO),

@@ -4,12 +4,6 @@
 //! level-triggered in its routing table (KVM API, 7.5 `KVM_CAP_SPLIT_IRQCHIP`). An I/O APIC sends its
 //! interrupts as messages, so the level-triggered ones that pass by are what belongs into that table.
 
-use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry};
-use kvm_ioctls::VmFd;
-use squib_core::Result;
-
-use crate::linux::errors::failed;
-
 /// Pins of the I/O APIC, the routes that KVM scans.
 pub(super) const IOAPIC_PINS: usize = 24;
 
@@ -29,16 +23,8 @@ pub(super) fn is_level_triggered(data: u32) -> bool {
 }
 
 impl LevelMessages {
-    /// Makes KVM report the end of this message's interrupt.
-    pub(super) fn report(&mut self, vm: &VmFd, address: u64, data: u32) -> Result<()> {
-        if self.add((address, data)) {
-            vm.set_gsi_routing(&self.routing()?).map_err(|e| failed("KVM_SET_GSI_ROUTING", e))?;
-        }
-        Ok(())
-    }
-
-    /// Whether the message is new.
-    fn add(&mut self, message: (u64, u32)) -> bool {
+    /// Adds a message, and says whether it is new.
+    pub(super) fn add(&mut self, message: (u64, u32)) -> bool {
         if self.messages.contains(&message) {
             return false;
         }
@@ -51,20 +37,9 @@ impl LevelMessages {
         true
     }
 
-    fn routing(&self) -> Result<KvmIrqRouting> {
-        let entries: Vec<_> = (0..)
-            .zip(&self.messages)
-            .map(|(gsi, &(address, data))| {
-                let mut entry =
-                    kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-                entry.u.msi.address_lo = address as u32;
-                entry.u.msi.address_hi = (address >> 32) as u32;
-                entry.u.msi.data = data;
-                entry
-            })
-            .collect();
-        KvmIrqRouting::from_entries(&entries)
-            .map_err(|_| squib_core::Error::new(squib_core::ErrorCode::Internal, "too many interrupt routes"))
+    /// The messages; the place of each is its number in the table.
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, (u64, u32)> {
+        self.messages.iter()
     }
 }
 
@@ -79,7 +54,6 @@ mod tests {
         assert!(!table.add((0xfee0_0000, 29)));
         assert!(table.add((0xfee0_0000, 0)), "the oldest was forgotten");
         assert_eq!(table.messages.len(), IOAPIC_PINS);
-        assert_eq!(table.routing().unwrap().as_slice().len(), IOAPIC_PINS);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod debug;
 pub(super) mod guests;
 mod host;
 mod ioeoi;
+mod routes;
 mod state;
 mod sys;
 mod vcpu;
