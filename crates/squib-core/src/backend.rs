@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::arm64::Arm64State;
 use crate::arm64::gic::GicVersion;
-use crate::doorbell::{Attachment, Doorbell, DoorbellRegister};
+use crate::coalesced::CoalescedWrites;
+use crate::doorbell::{AddressSpace, Attachment, Doorbell, DoorbellRegister};
 use crate::exit::{ExitKind, VmEntry, VmExit};
 use crate::host::{Clock, Waker};
 use crate::interrupt::{InterruptSource, InterruptTrigger};
@@ -226,6 +227,21 @@ pub trait Vm: Send + Sync {
         &self,
         _at: &DoorbellRegister,
         _doorbell: &Arc<dyn Doorbell>,
+    ) -> Result<Option<Attachment>> {
+        Ok(None)
+    }
+
+    /// Gathers writes to the addresses of `range` (first, and how many), where the backend can: they make no exit then. `writes` gets each
+    /// before any later exit of the vCPU that made it. `None`: such writes stay exits. Dropping the attachment ends it, and what has not
+    /// been delivered by then is lost.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Hypervisor`] when the host fails.
+    fn coalesce_writes(
+        &self,
+        _space: AddressSpace,
+        _range: (u64, u64),
+        _writes: &Arc<dyn CoalescedWrites>,
     ) -> Result<Option<Attachment>> {
         Ok(None)
     }

@@ -5,6 +5,7 @@
 
 pub mod arm64;
 pub mod backend;
+pub mod coalesced;
 pub mod doorbell;
 pub mod error;
 pub mod exit;
@@ -17,6 +18,7 @@ pub use backend::{
     Architecture, BackendCapabilities, BackendKind, CancelHandle, DebugStops, DirtyTracking, ExitSet,
     HypervisorBackend, IrqchipKind, Vcpu, Vm, VmConfig,
 };
+pub use coalesced::CoalescedWrites;
 pub use doorbell::{AddressSpace, Attachment, Doorbell, DoorbellRegister};
 pub use error::{Error, ErrorCode, Result};
 pub use exit::{

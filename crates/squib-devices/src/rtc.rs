@@ -177,11 +177,16 @@ impl Rtc {
         }
     }
 
+    /// Writes the index port, which changes nothing else.
+    pub fn select(&mut self, index: u8) {
+        self.index = index & 0x7f;
+    }
+
     /// Writes the index port (`offset` 0; bit 7, which disables NMIs on a PC, is ignored) or the data port
     /// (1).
     pub fn write(&mut self, offset: u16, value: u8, now_ns: u64) {
         if offset & 1 == 0 {
-            self.index = value & 0x7f;
+            self.select(value);
             return;
         }
         self.advance(now_ns);

@@ -15,7 +15,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use squib_core::{AddressSpace, Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, Result, Vm};
+use squib_core::{
+    AddressSpace, Attachment, CoalescedWrites, Doorbell, DoorbellRegister, Error, ErrorCode, Result, Vm,
+};
 
 use crate::device::Device;
 
@@ -149,6 +151,28 @@ impl Drop for DoorbellMapping {
     }
 }
 
+/// Addresses whose writes the backend may gather.
+struct Gathered {
+    base: u64,
+    last: u64,
+    /// Where the range of their device begins.
+    device: u64,
+    _attachment: Option<Attachment>,
+}
+
+/// Who hears of gathered writes to a range, and the range, which counts them.
+struct GatheredWrites {
+    mapping: Arc<Mapping>,
+    writes: Arc<dyn CoalescedWrites>,
+}
+
+impl CoalescedWrites for GatheredWrites {
+    fn write(&self, addr: u64, width: u8, value: u64) {
+        self.mapping.count(true);
+        self.writes.write(addr, width, value);
+    }
+}
+
 /// What is on a bus, replaced whole where it changes.
 #[derive(Clone, Default)]
 struct Contents {
@@ -163,6 +187,7 @@ pub struct Bus {
     last: u64,
     contents: Mutex<Contents>,
     generation: AtomicU64,
+    gathered: Mutex<Vec<Gathered>>,
     /// Whose vCPUs make the accesses.
     vm: OnceLock<Weak<dyn Vm>>,
 }
@@ -180,10 +205,10 @@ impl Bus {
 
     fn new(space: AddressSpace, last: u64) -> Arc<Self> {
         let (contents, generation) = (Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self { space, last, contents, generation, vm: OnceLock::new() })
+        Arc::new(Self { space, last, contents, generation, gathered: Mutex::default(), vm: OnceLock::new() })
     }
 
-    /// Lets the backend of `vm`, whose vCPUs use this bus, take over doorbells that are mapped from now on. Only the first VM
+    /// Lets the backend of `vm`, whose vCPUs use this bus, take over doorbells and gather writes from now on. Only the first VM
     /// counts.
     pub fn belongs_to(&self, vm: &Arc<dyn Vm>) {
         self.vm.get_or_init(|| Arc::downgrade(vm));
@@ -238,11 +263,55 @@ impl Bus {
         else {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("no device is mapped at {base:#x}")));
         };
+        self.gathered().retain(|gathered| gathered.device != base);
         let mut ranges = map.to_vec();
         ranges.remove(at);
         contents.map = ranges.into();
         self.publish();
         Ok(())
+    }
+
+    /// Lets the backend gather writes to the `len` addresses from `base`, all of one device, where it can: a write is then no exit, and
+    /// `writes` gets it before any later exit of its vCPU. On other backends, and where the backend has no room, the device itself
+    /// does, so both must come to the same. It ends when the device is unmapped, and what has not been delivered by then is lost.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`] when no device has all of the range; [`ErrorCode::DeviceOverlap`] when a doorbell is there, or
+    /// writes are gathered there already; what the backend says.
+    pub fn coalesce(&self, base: u64, len: u64, writes: Arc<dyn CoalescedWrites>) -> Result<()> {
+        let refuse = |code, why: &str| {
+            Err(Error::new(code, format!("cannot gather writes at {base:#x}, length {len:#x}: {why}")))
+        };
+        let contents = self.lock();
+        let at = contents.map.partition_point(|m| m.last < base);
+        let owner = contents.map.get(at).filter(|m| m.offset(base, len).is_some());
+        let Some(mapping) = owner.filter(|m| !matches!(m.target, Target::Reserved)) else {
+            return refuse(ErrorCode::InvalidArgument, "no device has all of it");
+        };
+        // The device's range has all of it, so this is inside.
+        let last = base + (len - 1);
+        let over = |bell: &Arc<Bell>| bell.register.addr() <= last && bell.register.last() >= base;
+        if contents.bells.iter().any(over) || self.gathers(base, last) {
+            return refuse(ErrorCode::DeviceOverlap, "a doorbell is there, or it is done already");
+        }
+        let _attachment = match self.vm.get().and_then(Weak::upgrade) {
+            Some(vm) => {
+                let writes: Arc<dyn CoalescedWrites> =
+                    Arc::new(GatheredWrites { mapping: mapping.clone(), writes });
+                vm.coalesce_writes(self.space, (base, len), &writes)?
+            }
+            None => None,
+        };
+        self.gathered().push(Gathered { base, last, device: mapping.base, _attachment });
+        Ok(())
+    }
+
+    fn gathers(&self, base: u64, last: u64) -> bool {
+        self.gathered().iter().any(|gathered| gathered.base <= last && gathered.last >= base)
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Vec<Gathered>> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a doorbell of `width` bytes at `addr`, for writes of `value` where there is one; as [`DoorbellRegister::new`].
@@ -272,6 +341,9 @@ impl Bus {
         let reserved = |m: &&Arc<Mapping>| m.base <= register.last() && matches!(m.target, Target::Reserved);
         if let Some(other) = contents.map.get(at).filter(reserved) {
             return refuse(format!("{} is at {:#x}–{:#x}", other.name, other.base, other.last));
+        }
+        if self.gathers(addr, register.last()) {
+            return refuse("writes to it are gathered".into());
         }
         let bell = Arc::new(Bell { name: name.into(), register, rings: AtomicU64::new(0), doorbell });
         let attachment = match self.vm.get().and_then(Weak::upgrade) {

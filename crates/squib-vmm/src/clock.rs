@@ -51,6 +51,11 @@ impl<R: Registers> BoardClock<R> {
         Ok(result)
     }
 
+    /// Lets `change` have the registers, where nothing that depends on time comes of it.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut R)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).registers);
+    }
+
     /// Lets `access` have the registers now, brings the line up to date, and says when the next interrupt was due
     /// before, and is.
     fn with<T>(&self, access: impl FnOnce(&mut R, u64) -> T) -> Result<(T, Option<u64>, Option<u64>)> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use squib_core::{Clock, Result, Waker};
+use squib_core::{Clock, CoalescedWrites, Result, Waker};
 use squib_devices::cmos;
 use squib_devices::rtc::Rtc;
 
@@ -54,5 +54,12 @@ impl Device for CmosClock {
             each_byte(offset, width, value).for_each(|(at, byte)| rtc.write(at as u16, byte, now_ns));
             Action::Continue
         })
+    }
+}
+
+/// The index port alone.
+impl CoalescedWrites for CmosClock {
+    fn write(&self, _: u64, _: u8, value: u64) {
+        self.change(|rtc| rtc.select(value as u8));
     }
 }

@@ -40,6 +40,8 @@ pub const RTC_IRQ: u32 = 8;
 pub const BOARD_IRQS: [u32; 4] = [0, 2, COM1_IRQ, RTC_IRQ];
 /// CMOS index port; the data port follows.
 pub const RTC: u16 = 0x70;
+/// Power-on self-test code.
+pub const POST_CODE: u16 = 0x80;
 /// Debug consoles.
 pub const DEBUG_CONSOLES: [u16; 2] = [PORT_BOCHS, PORT_FIRMWARE];
 /// ACPI sleep control, sleep status and reset register.

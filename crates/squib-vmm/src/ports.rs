@@ -1,9 +1,9 @@
 //! The board's smaller devices at ports: their register models, and what comes of a write.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use squib_core::Result;
+use squib_core::{CoalescedWrites, Result};
 use squib_devices::acpi_pm::{AcpiPm, PowerAction};
 use squib_devices::i8042::{I8042, I8042Action};
 use squib_devices::pvpanic::PanicEvent;
@@ -114,5 +114,26 @@ impl Device for Pvpanic {
             Some(PanicEvent::CrashLoaded) | None => {}
         }
         Ok(Action::Continue)
+    }
+}
+
+/// The port where firmware tells how far it has come, and to which Linux writes to let a little time pass.
+#[derive(Default)]
+pub(crate) struct PostCode(AtomicU8);
+
+impl Device for PostCode {
+    fn read(&self, _: u64, _: u8) -> Result<u64> {
+        Ok(self.0.load(Ordering::Relaxed).into())
+    }
+
+    fn write(&self, offset: u64, width: u8, value: u64) -> Result<Action> {
+        CoalescedWrites::write(self, offset, width, value);
+        Ok(Action::Continue)
+    }
+}
+
+impl CoalescedWrites for PostCode {
+    fn write(&self, _: u64, _: u8, value: u64) {
+        self.0.store(value as u8, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@
 mod arch;
 mod backend;
 mod cancel;
+mod coalesced;
 mod dirty;
 mod doorbells;
 mod errors;

@@ -5,11 +5,14 @@
 #![allow(unsafe_code, reason = "memory that is mapped from, and shared with, the kernel")]
 
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::{io, mem};
 
 use kvm_bindings::*;
-use squib_core::{Error, ErrorCode, Result};
+use squib_core::memory::PAGE_SIZE;
+use squib_core::{AddressSpace, Error, ErrorCode, Result};
+
+use super::coalesced::Entry;
 
 /// A vCPU's mapped `kvm_run` with what follows it.
 pub(super) struct RunPage {
@@ -183,6 +186,61 @@ impl RunPage {
     }
 }
 
+/// The ring of coalesced writes (include/uapi/linux/kvm.h, `struct kvm_coalesced_mmio_ring`), in a page behind `kvm_run`. The kernel
+/// puts entries in, one vCPU at a time takes them out, and others look whether there are any.
+impl RunPage {
+    /// The index `at` bytes into the ring; `None` when the mapping has no such page.
+    #[inline]
+    fn ring_index(&self, ring: usize, at: usize) -> Option<&AtomicU32> {
+        if !self.holds(ring as u64, PAGE_SIZE) {
+            return None;
+        }
+        // SAFETY: the whole page is in the mapping, which lives as long as `self`, and both of the ring's indices are aligned.
+        // Everybody here reads and writes them as atomics.
+        Some(unsafe { AtomicU32::from_ptr(self.start.as_ptr().cast::<u8>().add(ring + at).cast()) })
+    }
+
+    #[inline]
+    fn ring_indices(&self, ring: usize) -> Option<(&AtomicU32, &AtomicU32)> {
+        let first = self.ring_index(ring, mem::offset_of!(kvm_coalesced_mmio_ring, first))?;
+        Some((first, self.ring_index(ring, mem::offset_of!(kvm_coalesced_mmio_ring, last))?))
+    }
+
+    /// Whether all entries have been taken out.
+    #[inline]
+    pub(super) fn ring_is_empty(&self, ring: usize) -> bool {
+        self.ring_indices(ring)
+            .is_none_or(|(first, last)| first.load(Ordering::Acquire) == last.load(Ordering::Acquire))
+    }
+
+    /// The oldest entry.
+    pub(super) fn ring_entry(&self, ring: usize) -> Option<Entry> {
+        let (first, last) = self.ring_indices(ring)?;
+        let first = first.load(Ordering::Relaxed);
+        if first == last.load(Ordering::Acquire) || first >= RING_ENTRIES {
+            return None;
+        }
+        let entry =
+            ring + size_of::<kvm_coalesced_mmio_ring>() + first as usize * size_of::<kvm_coalesced_mmio>();
+        let field = |at, size| self.data(entry + at, size);
+        let width = field(mem::offset_of!(kvm_coalesced_mmio, len), 4) as u32;
+        let pio = field(mem::offset_of!(kvm_coalesced_mmio, __bindgen_anon_1), 4) != 0;
+        Some(Entry {
+            space: if pio { AddressSpace::Ports } else { AddressSpace::Memory },
+            addr: field(mem::offset_of!(kvm_coalesced_mmio, phys_addr), 8),
+            width,
+            value: field(mem::offset_of!(kvm_coalesced_mmio, data), width.min(8) as usize),
+        })
+    }
+
+    /// Takes it out. Only whoever has got it does, and nobody else meanwhile.
+    pub(super) fn ring_advance(&self, ring: usize) {
+        if let Some((first, _)) = self.ring_indices(ring) {
+            first.store((first.load(Ordering::Relaxed) + 1) % RING_ENTRIES, Ordering::Release);
+        }
+    }
+}
+
 /// What user space and a vCPU of x86 without a local APIC in the kernel tell each other.
 #[cfg(target_arch = "x86_64")]
 impl RunPage {
@@ -217,6 +275,10 @@ impl Drop for RunPage {
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+/// As many as fit the page (`KVM_COALESCED_MMIO_MAX`).
+const RING_ENTRIES: u32 =
+    ((PAGE_SIZE as usize - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()) as u32;
 
 /// Where the page has the data of a memory-mapped access, 8 bytes.
 pub(super) const MMIO_DATA: usize = mem::offset_of!(kvm_run, __bindgen_anon_1.mmio.data);

@@ -71,6 +71,7 @@ impl Vcpu for KvmVcpu {
         self.pending = Pending::Nothing;
         loop {
             let entered = self.kick.inside(&self.page, complete, || sys::run(&self.fd));
+            self.vm.coalesced.deliver(&self.page);
             match entered.map_err(kvm_ioctls::Error::errno) {
                 // A signal, and on x86 a new task priority of which nobody asked to hear.
                 Ok(()) if matches!(self.page.exit_reason(), KVM_EXIT_INTR | KVM_EXIT_SET_TPR) => {}

@@ -7,11 +7,12 @@ use kvm_bindings::*;
 use kvm_ioctls::VmFd;
 use squib_core::memory::PAGE_SIZE;
 use squib_core::{
-    Attachment, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory, InterruptSource, InterruptTrigger,
-    Result, Vcpu, Vm, VmConfig, Waker,
+    AddressSpace, Attachment, CoalescedWrites, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory,
+    InterruptSource, InterruptTrigger, Result, Vcpu, Vm, VmConfig, Waker,
 };
 
 use super::arch::{Board, Host};
+use super::coalesced::{self, Coalesced};
 use super::dirty::OutsideWrites;
 use super::doorbells::{self, Doorbells};
 use super::errors::failed;
@@ -26,6 +27,7 @@ pub(super) struct Machine {
     pub(super) board: Board,
     pub(super) waker: Arc<dyn Waker>,
     pub(super) doorbells: Doorbells,
+    pub(super) coalesced: Coalesced,
     outside_writes: Arc<OutsideWrites>,
     /// Whether the dirty log is kept.
     dirty_log: Mutex<bool>,
@@ -44,6 +46,7 @@ impl KvmVm {
             host: host.clone(),
             waker: config.waker.clone(),
             doorbells: Doorbells::default(),
+            coalesced: Coalesced::default(),
             outside_writes: Arc::new(OutsideWrites::new(&config.memory)),
             dirty_log: Mutex::new(false),
             memory: config.memory.clone(),
@@ -109,6 +112,15 @@ impl Vm for KvmVm {
         doorbell: &Arc<dyn Doorbell>,
     ) -> Result<Option<Attachment>> {
         doorbells::attach(&self.0, at, doorbell)
+    }
+
+    fn coalesce_writes(
+        &self,
+        space: AddressSpace,
+        range: (u64, u64),
+        writes: &Arc<dyn CoalescedWrites>,
+    ) -> Result<Option<Attachment>> {
+        coalesced::attach(&self.0, space, range, writes)
     }
 
     fn set_dirty_log(&self, enabled: bool) -> Result<()> {

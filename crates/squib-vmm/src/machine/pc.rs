@@ -14,7 +14,7 @@ use crate::console::{Com1, Console};
 use crate::device::Device;
 use crate::io_apic::IoApic;
 use crate::irq::{IrqLine, Lines};
-use crate::ports::{DebugConsole, DebugExit, KeyboardController, PowerControl, Pvpanic};
+use crate::ports::{DebugConsole, DebugExit, KeyboardController, PostCode, PowerControl, Pvpanic};
 use crate::run::{Unclaimed, VcpuLoop};
 use crate::{firmware, platform};
 
@@ -46,9 +46,13 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
     let pvpanic = Arc::new(Pvpanic::default());
     let irq = IrqLine::new(lines.clone(), platform::RTC_IRQ);
     let cmos = Arc::new(CmosClock::new(config.clock, config.waker, irq, config.memory_size, config.vcpus));
-    let ports = ports(&console, &pvpanic, &cmos, config.boot.protocol)?;
+    let post_code = Arc::new(PostCode::default());
+    let ports = ports(&console, &pvpanic, &cmos, &post_code, config.boot.protocol)?;
     let memory = memory(&ram, io_apic.clone())?;
     ports.belongs_to(&vm);
+    // Linux writes the one before each access to the clock and the other to let time pass. Nobody hears of either.
+    ports.coalesce(platform::RTC.into(), 1, cmos.clone())?;
+    ports.coalesce(platform::POST_CODE.into(), 1, post_code)?;
     memory.belongs_to(&vm);
     let vcpu = |id| {
         let vcpu = VcpuLoop::new(vm.create_vcpu(id)?, &ports, &memory, Unclaimed::Platform);
@@ -84,6 +88,7 @@ fn ports(
     console: &Arc<Console>,
     pvpanic: &Arc<Pvpanic>,
     cmos: &Arc<CmosClock>,
+    post_code: &Arc<PostCode>,
     protocol: Option<Protocol>,
 ) -> Result<Arc<Bus>> {
     let bus = Bus::ports();
@@ -106,6 +111,7 @@ fn ports(
         Arc::new(PowerControl::default()),
     )?;
     device("CMOS clock", platform::RTC, rtc::PORTS.into(), cmos.clone())?;
+    device("POST code", platform::POST_CODE, 1, post_code.clone())?;
     let registers = Arc::new(Mutex::default());
     for port in [i8042::PORT_DATA, i8042::PORT_COMMAND, i8042::PORT_SYSTEM_CONTROL] {
         device("8042", port, 1, Arc::new(KeyboardController { registers: registers.clone(), port }))?;

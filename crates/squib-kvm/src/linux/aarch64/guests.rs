@@ -56,13 +56,14 @@ pub(in crate::linux) const COUNT: Program =
     Program { name: "count", guest: "a 64-bit guest", at_speed: true, code: ADD.as_flattened() };
 
 /// The kernel's capabilities that a report tells of.
-pub(in crate::linux) const CAPABILITIES: [(&str, u32); 17] = [
+pub(in crate::linux) const CAPABILITIES: [(&str, u32); 18] = [
     ("ARM_NISV_TO_USER", KVM_CAP_ARM_NISV_TO_USER),
     ("ARM_PMU_V3", KVM_CAP_ARM_PMU_V3),
     ("ARM_PSCI_0_2", KVM_CAP_ARM_PSCI_0_2),
     ("ARM_SVE", KVM_CAP_ARM_SVE),
     ("ARM_SYSTEM_SUSPEND", KVM_CAP_ARM_SYSTEM_SUSPEND),
     ("ARM_VM_IPA_SIZE", KVM_CAP_ARM_VM_IPA_SIZE),
+    ("COALESCED_MMIO", KVM_CAP_COALESCED_MMIO),
     ("DIRTY_LOG_RING_ACQ_REL", KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
     ("IMMEDIATE_EXIT", KVM_CAP_IMMEDIATE_EXIT),
     ("IOEVENTFD", KVM_CAP_IOEVENTFD),
