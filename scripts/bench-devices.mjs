@@ -10,7 +10,9 @@ const EXITS = { soft: 60_000, kvm: 2_500 };
 const ROUNDS = 21;
 
 /** in al, dx; loop back; out 0x80, al: PORT_READ of benches/src/guest.rs */
-const CODE = Uint8Array.of(0xec, 0xe2, 0xfd, 0xe6, 0x80);
+const READ = Uint8Array.of(0xec, 0xe2, 0xfd, 0xe6, 0x80);
+/** The same with out dx, al */
+const WRITE = Uint8Array.of(0xee, 0xe2, 0xfd, 0xe6, 0x80);
 
 function median(values) {
   return values.sort((a, b) => a - b)[values.length >> 1];
@@ -37,10 +39,11 @@ function loadRustDevice() {
 }
 
 /** Rounds of the guest in a VM of this process. */
-function guest(backend, device, run) {
+function guest(backend, device, run, code = READ) {
   const vm = Vm.create({ backend, memory: '64K' });
-  vm.memory.write(ENTRY, CODE);
-  if (device) vm.map({ port: PORT, length: 1 }, device);
+  vm.memory.write(ENTRY, code);
+  if (typeof device === 'function') vm.mapDoorbell({ port: PORT, length: 1 }, device);
+  else if (device) vm.map({ port: PORT, length: 1 }, device);
   const vcpu = vm.createVcpu(0);
   const { cs, ...system } = vcpu.systemRegisters;
   vcpu.systemRegisters = { ...system, cs: { ...cs, base: 0n, selector: 0 } };
@@ -70,6 +73,15 @@ const ways = (backend) => [
   ['device in Rust', rustDevice(backend)],
   ['TypeScript, called directly', guest(backend, device, (vcpu) => vcpu.run())],
   ['TypeScript, from a thread', guest(backend, device, (vcpu) => vcpu.runAsync())],
+  [
+    'doorbell, a write',
+    guest(
+      backend,
+      () => {},
+      (vcpu) => vcpu.runAsync(),
+      WRITE,
+    ),
+  ],
   [
     'exit left to the caller',
     guest(backend, undefined, (vcpu) => {

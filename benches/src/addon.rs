@@ -26,7 +26,7 @@ impl RustDevice {
                 "kvm" => Box::new(KvmBackend::open()?),
                 _ => Box::new(SoftBackend::default()),
             };
-            Guest::new(&*backend, &PORT_READ)
+            Guest::new(&*backend, &PORT_READ, |_, _| Ok(None))
         };
         create().map(Self).map_err(|e| napi::Error::from_reason(e.to_string()))
     }

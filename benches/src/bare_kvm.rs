@@ -17,6 +17,10 @@ use crate::guest::{Access, END, ENTRY, MMIO, PORT};
 pub(crate) struct Bare {
     vcpu: VcpuFd,
     vm: VmFd,
+    /// Counts the writes, where the kernel takes them without an exit to user space.
+    written: Option<EventFd>,
+    /// Whether the kernel gathers them.
+    gathered: bool,
     _memory: Arc<GuestMemory>,
 }
 
@@ -36,15 +40,23 @@ impl Bare {
         // SAFETY: the memory lives as long as the VM, and nobody borrows it.
         unsafe { vm.set_user_memory_region(slot) }?;
         let vcpu = vm.create_vcpu(0)?;
-        Ok(Self { vcpu, vm, _memory: memory })
+        Ok(Self { vcpu, vm, written: None, gathered: false, _memory: memory })
     }
 
-    /// The same, with writes to [`PORT`] counted by an eventfd: the kernel takes them without an exit to user space.
-    pub(crate) fn with_ioeventfd(access: &Access) -> Result<(Self, EventFd)> {
+    /// The same, with an ioeventfd at [`PORT`].
+    pub(crate) fn with_ioeventfd(access: &Access) -> Result<Self> {
         let bare = Self::new(access)?;
         let written = EventFd::new(EFD_NONBLOCK)?;
         bare.vm.register_ioevent(&written, &IoEventAddress::Pio(PORT), NoDatamatch)?;
-        Ok((bare, written))
+        Ok(Self { written: Some(written), ..bare })
+    }
+
+    /// The same, with writes to [`PORT`] gathered.
+    pub(crate) fn with_coalescing(access: &Access) -> Result<Self> {
+        let mut bare = Self::new(access)?;
+        bare.vm.register_coalesced_mmio(IoEventAddress::Pio(PORT), 1)?;
+        bare.vcpu.map_coalesced_mmio_ring()?;
+        Ok(Self { gathered: true, ..bare })
     }
 
     /// Nanoseconds of one of `count` exits.
@@ -57,16 +69,30 @@ impl Bare {
         self.vcpu.set_regs(&registers)?;
         let start = Instant::now();
         loop {
-            match self.vcpu.run()? {
-                VcpuExit::IoOut(END, _) => break,
+            let ended = match self.vcpu.run()? {
+                VcpuExit::IoOut(END, _) => true,
                 VcpuExit::IoOut(_, data) | VcpuExit::MmioWrite(_, data) => {
                     black_box(data);
+                    false
                 }
-                VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data) => data.fill(0x5a),
+                VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data) => {
+                    data.fill(0x5a);
+                    false
+                }
                 other => return Err(format!("the guest ended with {other:?}").into()),
+            };
+            while self.gathered && self.vcpu.coalesced_mmio_read()?.is_some() {}
+            if ended {
+                break;
             }
         }
         let elapsed = start.elapsed();
+        if let Some(written) = &self.written {
+            let made = written.read()?;
+            if made != count.into() {
+                return Err(format!("the eventfd counted {made} of {count} writes").into());
+            }
+        }
         // The last write is finished before registers are set anew.
         self.vcpu.set_kvm_immediate_exit(1);
         let _ = self.vcpu.run();

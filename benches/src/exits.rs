@@ -1,11 +1,17 @@
 //! What one exit to a device in Rust costs, on each backend: the guest's instructions, the backend, the bus. On KVM beside
 //! a loop on bare kvm-ioctls that runs the same guest, in turns.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use squib_core::{GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, VmConfig};
 use squib_kvm::KvmBackend;
 use squib_soft::SoftBackend;
+use squib_vmm::host::{StdClock, ThreadWaker};
 
 use crate::Result;
-use crate::guest::{Access, Guest, PORT_READ};
+use crate::bare_kvm::Bare;
+use crate::guest::{Access, Guest, PORT, PORT_READ};
 use crate::measure::median;
 
 const ACCESSES: [(&str, Access); 4] = [
@@ -25,48 +31,87 @@ const KVM_ROUNDS: usize = 20;
 
 pub(crate) fn run(rounds: usize) -> Result<()> {
     println!("exit to a Rust device   ns on soft    ns on kvm    bare loop     ratio");
-    let soft = SoftBackend::default();
     let kvm = KvmBackend::open().inspect_err(|e| println!("SKIPPED: exits on kvm, because {e}")).ok();
-    for (name, access) in ACCESSES {
-        let mut guest = Guest::new(&soft, &access)?;
-        let times = (0..rounds).map(|_| guest.round(SOFT_EXITS)).collect::<Result<Vec<_>>>()?;
-        print!("{:<22} {:>11.0}", name, median(times));
-        match &kvm {
-            Some(kvm) => {
-                let [squib, bare, ratio] = against_bare(kvm, &access, rounds * KVM_ROUNDS)?;
-                println!(" {squib:>12.0} {bare:>12.0} {ratio:>9.3}");
-            }
-            None => println!(" {:>12} {:>12} {:>9}", "–", "–", "–"),
-        }
+    for (name, access) in &ACCESSES {
+        row(
+            name,
+            rounds,
+            kvm.as_ref(),
+            |backend| Guest::new(backend, access, |_, _| Ok(None)),
+            || Bare::new(access),
+        )?;
     }
-    if kvm.is_some() {
-        println!("port write to an ioeventfd, bare loop {:>22.0}", doorbell(rounds)?);
+    let [(_, write), ..] = &ACCESSES;
+    // On KVM no exit, but a wake of the thread that listens, which the bare loop has not.
+    let rings = |backend: &dyn HypervisorBackend| {
+        Guest::new(backend, write, |ports, device| {
+            ports.map_doorbell("doorbell", (PORT, 1, None), device).map(Some)
+        })
+    };
+    row("  to a doorbell", rounds, kvm.as_ref(), rings, || Bare::with_ioeventfd(write))?;
+    let waits = |backend: &dyn HypervisorBackend| {
+        Guest::new(backend, write, |ports, device| ports.coalesce(PORT, 1, device).map(|()| None))
+    };
+    row("  gathered", rounds, kvm.as_ref(), waits, || Bare::with_coalescing(write))?;
+    kvm.map_or(Ok(()), |kvm| interrupts(&kvm, rounds))
+}
+
+/// What it costs the caller to raise an interrupt, in each way that KVM has.
+fn interrupts(kvm: &KvmBackend, rounds: usize) -> Result<()> {
+    const ADDRESS: u64 = 0xfee0_0000;
+    const DATA: u32 = 0x41;
+    const LINE: u32 = 5;
+    let (irqchip, clock, waker) = (IrqchipKind::Full, StdClock::new(), ThreadWaker::new());
+    let vm = kvm.create_vm(&VmConfig { memory: GuestMemory::new(1 << 16)?, irqchip, clock, waker })?;
+    let _vcpu = vm.create_vcpu(0)?;
+    let message = vm.interrupt_trigger(InterruptSource::Message { address: ADDRESS, data: DATA })?;
+    let line = vm.interrupt_trigger(InterruptSource::Line(LINE))?;
+    let pulse = || vm.set_irq_line(LINE, true).and_then(|()| vm.set_irq_line(LINE, false));
+    let trigger = |trigger: &Arc<dyn InterruptTrigger>| {
+        trigger.trigger();
+        Ok(())
+    };
+    let ways: [(&str, &dyn Fn() -> squib_core::Result<()>); 4] = [
+        ("message, by call", &|| vm.signal_msi(ADDRESS, DATA)),
+        ("message, by trigger", &|| trigger(&message)),
+        ("line, by two calls", &pulse),
+        ("line, by trigger", &|| trigger(&line)),
+    ];
+    println!("\nto raise an interrupt                ns on kvm");
+    for (name, raise) in ways {
+        let mut times = Vec::new();
+        for _ in 0..rounds * KVM_ROUNDS {
+            let start = Instant::now();
+            (0..KVM_EXITS).try_for_each(|_| raise())?;
+            times.push(start.elapsed().as_secs_f64() * 1e9 / f64::from(KVM_EXITS));
+        }
+        println!("{name:<22} {:>23.0}", median(times));
     }
     Ok(())
 }
 
-/// Nanoseconds of a port write that the kernel turns into a signal, the median.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-fn doorbell(rounds: usize) -> Result<f64> {
-    let [(_, write), ..] = ACCESSES;
-    let (mut bare, written) = crate::bare_kvm::Bare::with_ioeventfd(&write)?;
-    let times = (0..rounds * KVM_ROUNDS).map(|_| bare.round(KVM_EXITS)).collect::<Result<Vec<_>>>()?;
-    let (made, expected) = (written.read()?, u64::from(KVM_EXITS) * times.len() as u64);
-    if made != expected {
-        return Err(format!("the eventfd counted {made} of {expected} writes").into());
+fn row(
+    name: &str,
+    rounds: usize,
+    kvm: Option<&KvmBackend>,
+    guest: impl Fn(&dyn HypervisorBackend) -> Result<Guest>,
+    bare: impl Fn() -> Result<Bare>,
+) -> Result<()> {
+    let mut on_soft = guest(&SoftBackend::default())?;
+    let times = (0..rounds).map(|_| on_soft.round(SOFT_EXITS)).collect::<Result<Vec<_>>>()?;
+    print!("{:<22} {:>11.0}", name, median(times));
+    match kvm {
+        Some(kvm) => {
+            let [squib, bare, ratio] = against_bare(guest(kvm)?, bare()?, rounds * KVM_ROUNDS)?;
+            println!(" {squib:>12.0} {bare:>12.0} {ratio:>9.3}");
+        }
+        None => println!(" {:>12} {:>12} {:>9}", "–", "–", "–"),
     }
-    Ok(median(times))
-}
-
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn doorbell(_: usize) -> Result<f64> {
-    Err("ioeventfds are measured on x86-64 Linux".into())
+    Ok(())
 }
 
 /// Medians: nanoseconds of squib's exit, of the bare loop's, and their ratio within a round.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-fn against_bare(kvm: &KvmBackend, access: &Access, rounds: usize) -> Result<[f64; 3]> {
-    let (mut guest, mut bare) = (Guest::new(kvm, access)?, crate::bare_kvm::Bare::new(access)?);
+fn against_bare(mut guest: Guest, mut bare: Bare, rounds: usize) -> Result<[f64; 3]> {
     let mut columns = [(); 3].map(|()| Vec::with_capacity(rounds));
     for round in 0..rounds {
         // Whoever goes first in one round goes second in the next.
@@ -82,9 +127,4 @@ fn against_bare(kvm: &KvmBackend, access: &Access, rounds: usize) -> Result<[f64
         }
     }
     Ok(columns.map(median))
-}
-
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn against_bare(_: &KvmBackend, _: &Access, _: usize) -> Result<[f64; 3]> {
-    Err("the kvm backend runs on x86-64 Linux".into())
 }

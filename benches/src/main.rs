@@ -3,7 +3,7 @@
 //! `npm run bench`, or `cargo run --release -p squib-bench -- [workloads] [exits] [startup] [boot]`
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the tables are the result")]
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "no_kvm.rs")]
 mod bare_kvm;
 mod boot;
 mod compile;
