@@ -77,11 +77,14 @@ impl Board {
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn kvm() -> Option<KvmBackend> {
+    KvmBackend::open().inspect_err(|e| eprintln!("SKIPPED: doorbells on KVM, because {e}")).ok()
+}
+
 fn on_each_backend(guest: &Guest, check: impl Fn(Board)) {
     check(Board::new(&SoftBackend::default(), guest));
-    match KvmBackend::open() {
-        Ok(kvm) => check(Board::new(&kvm, guest)),
-        Err(e) => eprintln!("SKIPPED: doorbells on KVM, because {e}"),
+    if let Some(kvm) = kvm() {
+        check(Board::new(&kvm, guest));
     }
 }
 
@@ -152,6 +155,32 @@ fn a_storm_of_rings_is_counted() {
         drop(mapped);
         assert_eq!(rings.now(), 5000);
     });
+}
+
+/// The thread that listens is kept busy by another doorbell.
+#[test]
+fn the_end_of_a_mapping_tells_of_rings_that_nobody_has_heard_yet() {
+    let Some(kvm) = kvm() else { return };
+    // out dx, al; inc dx; out dx, al, twice; hlt
+    let [low, high] = TEST_PORT.to_le_bytes();
+    let mut board =
+        Board::new(&kvm, &Guest { image: vec![0xba, low, high, 0xee, 0x42, 0xee, 0xee, 0xf4], ..many(0) });
+    let (entered, enters) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let ring = move |_| {
+        entered.send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+    };
+    let busy = board.ports.map_doorbell("busy", (PORT, 1, None), Arc::new(ring)).unwrap();
+    let rings = Rings::default();
+    let mapped = rings.map(&board.ports, PORT + 1, 1, None);
+    board.run_to_halt();
+    enters.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(rings.now(), 0);
+    drop(mapped);
+    assert_eq!(rings.now(), 2);
+    drop((release, busy));
 }
 
 #[test]
