@@ -157,7 +157,7 @@ impl Guest {
 }
 
 /// The probe's guests neither wait nor tell the time.
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Clock for Nothing {
     fn now_ns(&self) -> u64 {

@@ -263,6 +263,35 @@ impl RunPage {
         get!(self, request_interrupt_window) != 0
     }
 
+    /// Which sets of registers (`KVM_SYNC_X86_…`) `KVM_RUN` shall leave copies of when it returns.
+    pub(super) fn set_copies(&mut self, sets: u64) {
+        set!(self, sets, kvm_valid_regs);
+    }
+
+    /// The copy of general registers.
+    pub(super) fn general(&self) -> kvm_regs {
+        get!(self, s.regs.regs)
+    }
+
+    /// Sets the copy of general registers, for `KVM_RUN` to take at the next entry; with `None` it takes them no more.
+    pub(super) fn set_general(&mut self, regs: Option<kvm_regs>) {
+        if let Some(regs) = regs {
+            set!(self, regs, s.regs.regs);
+        }
+        let dirty = regs.map_or(0, |_| KVM_SYNC_X86_REGS.into());
+        set!(self, dirty, kvm_dirty_regs);
+    }
+
+    /// Whether the copy of general registers was set, and `KVM_RUN` has not taken it yet.
+    pub(super) fn general_is_set(&self) -> bool {
+        get!(self, kvm_dirty_regs) != 0
+    }
+
+    /// The copy of segments and control registers.
+    pub(super) fn system(&self) -> kvm_sregs {
+        get!(self, s.regs.sregs)
+    }
+
     /// CR8 at the next entry of a vCPU without local APIC; the kernel takes it from here.
     pub(super) fn set_cr8(&mut self, value: u64) {
         set!(self, value, cr8);

@@ -78,6 +78,7 @@ impl Vcpu for KvmVcpu {
                 Ok(()) => return self.exit(),
                 // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
                 Err(libc::EINTR | libc::EAGAIN) => {
+                    self.no_exit(true);
                     if complete {
                         return Ok(VmExit::Completed);
                     }
@@ -89,7 +90,10 @@ impl Vcpu for KvmVcpu {
                 Err(libc::EFAULT | libc::EHWPOISON) if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
                     return self.exit();
                 }
-                Err(errno) => return Err(failed("KVM_RUN", kvm_ioctls::Error::new(errno))),
+                Err(errno) => {
+                    self.no_exit(false);
+                    return Err(failed("KVM_RUN", kvm_ioctls::Error::new(errno)));
+                }
             }
         }
     }

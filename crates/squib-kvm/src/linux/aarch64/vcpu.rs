@@ -61,6 +61,9 @@ impl KvmVcpu {
         Ok(None)
     }
 
+    /// After an entry without an exit: nothing to note.
+    pub(in crate::linux) fn no_exit(&mut self, _interrupted: bool) {}
+
     /// Completes the exit that the guest has made. A call's function and arguments are in X0 to X6 (SMC Calling Convention,
     /// 2.6).
     #[inline]

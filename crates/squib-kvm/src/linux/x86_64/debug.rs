@@ -30,6 +30,6 @@ impl KvmVcpu {
             }
         }
         debug.arch.debugreg[7] = if dr7 == 0 { 0 } else { dr7 | DR7_FIXED };
-        self.fd.set_guest_debug(&debug).map_err(|e| refused("KVM_SET_GUEST_DEBUG", e))
+        self.settled()?.set_guest_debug(&debug).map_err(|e| refused("KVM_SET_GUEST_DEBUG", e))
     }
 }

@@ -32,6 +32,8 @@ pub(in crate::linux) struct Host {
     pub(super) tsc_deadline: bool,
     pub(super) msr_exits: bool,
     pub(super) hypercall_exits: bool,
+    /// The sets of registers that the run page can have copies of, `KVM_SYNC_X86_…`.
+    pub(super) sync_regs: u8,
 }
 
 impl Host {
@@ -50,6 +52,7 @@ impl Host {
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             msr_exits: kvm.check_extension(Cap::X86UserSpaceMsr),
             hypercall_exits: kvm.check_extension_int(Cap::ExitHypercall) & 1 << HC_MAP_GPA_RANGE != 0,
+            sync_regs: kvm.check_extension_int(Cap::SyncRegs) as u8,
         })
     }
 }

@@ -9,6 +9,7 @@ mod host;
 mod ioeoi;
 mod routes;
 mod state;
+mod sync_regs;
 mod sys;
 mod vcpu;
 

@@ -17,7 +17,7 @@ const XSAVE_MIN: usize = 576;
 
 impl X86State for KvmVcpu {
     fn registers(&mut self) -> Result<Registers> {
-        let r = self.fd.get_regs().map_err(|e| failed("KVM_GET_REGS", e))?;
+        let r = self.general()?;
         Ok(Registers {
             rax: r.rax,
             rcx: r.rcx,
@@ -61,13 +61,13 @@ impl X86State for KvmVcpu {
             rip: r.rip,
             rflags: r.rflags,
         };
-        self.fd.set_regs(&regs).map_err(|e| refused("KVM_SET_REGS", e))?;
+        self.set_general(regs)?;
         self.state_changed();
         Ok(())
     }
 
     fn system_registers(&mut self) -> Result<SystemRegisters> {
-        let s = self.fd.get_sregs().map_err(|e| failed("KVM_GET_SREGS", e))?;
+        let s = self.system()?;
         Ok(SystemRegisters {
             es: from_segment(&s.es),
             cs: from_segment(&s.cs),
@@ -114,7 +114,7 @@ impl X86State for KvmVcpu {
             apic_base: s.apic_base,
             ..now
         };
-        self.fd.set_sregs(&sregs).map_err(|e| refused("KVM_SET_SREGS", e))?;
+        self.settled()?.set_sregs(&sregs).map_err(|e| refused("KVM_SET_SREGS", e))?;
         self.page.set_cr8(s.cr8);
         self.state_changed();
         Ok(())
@@ -141,7 +141,7 @@ impl X86State for KvmVcpu {
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<()> {
-        match self.fd.set_msrs(&one_msr(index, value)?).map_err(|e| failed("KVM_SET_MSRS", e))? {
+        match self.settled()?.set_msrs(&one_msr(index, value)?).map_err(|e| failed("KVM_SET_MSRS", e))? {
             0 => Err(Error::new(
                 ErrorCode::Register,
                 format!("KVM does not set model-specific register {index:#x} to {value:#x}"),
@@ -184,7 +184,7 @@ impl X86State for KvmVcpu {
     }
 
     fn pending_events(&mut self) -> Result<PendingEvents> {
-        let e = self.fd.get_vcpu_events().map_err(|e| failed("KVM_GET_VCPU_EVENTS", e))?;
+        let e = self.settled()?.get_vcpu_events().map_err(|e| failed("KVM_GET_VCPU_EVENTS", e))?;
         let exception = e.exception.injected != 0 || e.exception.pending != 0;
         let error_code = (e.exception.has_error_code != 0).then_some(e.exception.error_code);
         Ok(PendingEvents {
@@ -197,7 +197,7 @@ impl X86State for KvmVcpu {
     }
 
     fn set_pending_events(&mut self, events: &PendingEvents) -> Result<()> {
-        let mut e = self.fd.get_vcpu_events().map_err(|e| failed("KVM_GET_VCPU_EVENTS", e))?;
+        let mut e = self.settled()?.get_vcpu_events().map_err(|e| failed("KVM_GET_VCPU_EVENTS", e))?;
         e.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
         let (vector, error_code) = events.exception.unwrap_or_default();
         e.exception = kvm_vcpu_events__bindgen_ty_1 {
@@ -216,7 +216,7 @@ impl X86State for KvmVcpu {
         e.nmi.injected = 0;
         e.nmi.pending = u8::from(events.nmi_pending);
         e.nmi.masked = u8::from(events.nmi_masked);
-        self.fd.set_vcpu_events(&e).map_err(|e| refused("KVM_SET_VCPU_EVENTS", e))?;
+        self.settled()?.set_vcpu_events(&e).map_err(|e| refused("KVM_SET_VCPU_EVENTS", e))?;
         self.state_changed();
         Ok(())
     }
@@ -225,7 +225,7 @@ impl X86State for KvmVcpu {
         if self.state.halted {
             return Ok(Activity::Halted);
         }
-        let state = self.fd.get_mp_state().map_err(|e| failed("KVM_GET_MP_STATE", e))?;
+        let state = self.settled()?.get_mp_state().map_err(|e| failed("KVM_GET_MP_STATE", e))?;
         Ok(match state.mp_state {
             KVM_MP_STATE_HALTED => Activity::Halted,
             KVM_MP_STATE_UNINITIALIZED => Activity::WaitForInit,
@@ -245,7 +245,7 @@ impl X86State for KvmVcpu {
             Activity::WaitForStartUp => KVM_MP_STATE_INIT_RECEIVED,
         };
         let state = kvm_mp_state { mp_state };
-        self.fd.set_mp_state(state).map_err(|e| refused("KVM_SET_MP_STATE", e))?;
+        self.settled()?.set_mp_state(state).map_err(|e| refused("KVM_SET_MP_STATE", e))?;
         self.state.halted = remembers && activity == Activity::Halted;
         Ok(())
     }

@@ -7,6 +7,7 @@ use kvm_ioctls::VcpuFd;
 use squib_core::{DebugInfo, Error, ErrorCode, IrqchipKind, Result, VmExit};
 
 use super::cpuid::{self, LocalApic};
+use super::sync_regs::Copies;
 use super::sys;
 use crate::linux::errors::failed;
 use crate::linux::vcpu::KvmVcpu;
@@ -25,6 +26,8 @@ pub(in crate::linux) struct State {
     /// `HLT` was reported and nothing has come since. Only without a local APIC in the kernel, which would
     /// wait there itself.
     pub(in crate::linux) halted: bool,
+    /// What the run page has of the registers.
+    pub(super) copies: Copies,
 }
 
 impl State {
@@ -34,7 +37,7 @@ impl State {
         let apic = LocalApic { present, tsc_deadline: present && vm.host.tsc_deadline };
         let cpuid = cpuid::for_vcpu(vm.host.cpuid.as_slice(), id, apic)?;
         fd.set_cpuid2(&cpuid).map_err(|e| failed("KVM_SET_CPUID2", e))?;
-        Ok(Self { halted: false })
+        Ok(Self { halted: false, copies: Copies::default() })
     }
 }
 
@@ -47,7 +50,24 @@ impl KvmVcpu {
     /// Before the guest is entered: what is to be returned instead, if anything.
     #[inline]
     pub(in crate::linux) fn about_to_enter(&mut self, complete: bool) -> Result<Option<VmExit>> {
-        Ok(if self.state.halted { Some(self.stay_halted(complete)) } else { None })
+        if !self.state.halted && self.state.copies.unused() {
+            return Ok(None);
+        }
+        Ok(self.enter_attentively(complete))
+    }
+
+    #[cold]
+    fn enter_attentively(&mut self, complete: bool) -> Option<VmExit> {
+        if self.state.halted {
+            return Some(self.stay_halted(complete));
+        }
+        self.state.copies.enter(&mut self.page, self.vm.host.sync_regs);
+        None
+    }
+
+    /// After an entry without an exit: KVM was `interrupted` or has failed.
+    pub(in crate::linux) fn no_exit(&mut self, interrupted: bool) {
+        self.state.copies.no_exit(interrupted);
     }
 
     /// Completes the exit that the guest has made, and notes it.
@@ -89,14 +109,14 @@ impl KvmVcpu {
                 "the guest cannot take an interrupt now: ask for the interrupt window and wait for its exit",
             ));
         }
-        sys::interrupt(&self.fd, vector).map_err(|e| failed("KVM_INTERRUPT", e))?;
+        sys::interrupt(self.settled()?, vector).map_err(|e| failed("KVM_INTERRUPT", e))?;
         self.state_changed();
         Ok(())
     }
 
     /// Raises an NMI.
     pub(in crate::linux) fn queue_nmi(&mut self) -> Result<()> {
-        self.fd.nmi().map_err(|e| failed("KVM_NMI", e))?;
+        self.settled()?.nmi().map_err(|e| failed("KVM_NMI", e))?;
         self.state_changed();
         Ok(())
     }
