@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { toSquibError } from '../ts/errors.js';
-import { doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
+import { backendCapabilities, doctor, ERROR_CODES, SquibError, Vm } from '../ts/index.js';
 import { native, packageRoot, target } from '../ts/native.cjs';
 import { codeOf, createVm, realMode, usableBackends, x86 } from './support/vm.js';
 
@@ -85,6 +85,23 @@ test('a budget ends a run, and instructions are counted', () => {
   expect(Number(vcpu.instructions)).toBeGreaterThanOrEqual(1000);
   expect(Number(vcpu.instructions)).toBeLessThan(2000);
   vm.close();
+});
+
+test.each(usableBackends())('a dirty ring on %s, where there is one', (backend) => {
+  const create = (dirtyRing: number) => Vm.create({ backend, memory: '64K', dirtyRing });
+  for (const no of [-1, 1.5, 2 ** 32]) expect(codeOf(() => create(no))).toBe('ERR_INVALID_ARGUMENT');
+  const longest = backendCapabilities(backend).dirtyRing;
+  if (longest === undefined) {
+    expect(codeOf(() => create(1024))).toBe('ERR_UNSUPPORTED');
+    return;
+  }
+  for (const no of [0, 1000, longest * 2]) expect(codeOf(() => create(no))).toBe('ERR_INVALID_ARGUMENT');
+  using vm = create(longest);
+  vm.createVcpu(0);
+  vm.setDirtyLog(true);
+  vm.memory.write(0x3000, Uint8Array.of(1));
+  expect(vm.takeDirtyPages()).toEqual([0x3000]);
+  expect(vm.takeDirtyPages()).toEqual([]);
 });
 
 test('doctor finds what there is', () => {

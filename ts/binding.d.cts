@@ -149,8 +149,8 @@ export declare class NativeVcpu {
 
 /** A VM. `ts/vm.ts` is its face. */
 export declare class NativeVm {
-  /** Makes a VM with `memory` bytes of RAM and vCPUs of the model `cpu`. `dispatch` answers device accesses that it finds in `record`. */
-  static create(backend: BackendKind, memory: number, irqchip: IrqchipKind, cpu: string | undefined | null, record: Uint32Array, dispatch: () => void): NativeVm
+  /** Makes a VM with `memory` bytes of RAM, vCPUs of the model `cpu` and dirty rings of so many entries. `dispatch` answers device accesses that it finds in `record`. */
+  static create(backend: BackendKind, memory: number, irqchip: IrqchipKind, cpu: string | undefined | null, dirtyRing: number | undefined | null, record: Uint32Array, dispatch: () => void): NativeVm
   /** Its RAM. */
   memory(): NativeMemory
   /** Makes the vCPU with local APIC number `id`. */
@@ -225,6 +225,8 @@ export interface BackendCapabilities {
   maxVcpus: number
   /** Whether it can tell which pages a guest wrote. */
   dirtyTracking: boolean
+  /** Most entries of a dirty ring, where VMs can have those. */
+  dirtyRing?: number
   /** Whether each vCPU exit reaches the caller. */
   exposesExits: boolean
   /** The interrupt controllers that it can host. */

@@ -1,6 +1,6 @@
 /** A virtual machine without a board, on a backend of the addon. */
 
-import { byteSize, object } from './arguments.js';
+import { byteSize, object, u32 } from './arguments.js';
 import { type BackendChoice, chooseBackend } from './backend.js';
 import { BaseVm, type BaseVmOptions } from './base-vm.js';
 import { cpuModel } from './cpu-model.js';
@@ -12,6 +12,12 @@ import { native } from './native.cjs';
 export interface VmOptions extends BaseVmOptions {
   /** Which backend runs it. `auto` takes KVM where a probe shows that it runs guests at speed, else `soft`. */
   readonly backend?: BackendChoice;
+  /**
+   * Entries of the ring in which KVM notes the pages that a vCPU writes while a dirty log is kept: a power of two, from 1024 to
+   * {@link BackendCapabilities.dirtyRing}. Default none: KVM keeps a bitmap. {@link Vm.takeDirtyPages} takes as long with a
+   * ring as pages were written, and with a bitmap as there is RAM.
+   */
+  readonly dirtyRing?: number | undefined;
 }
 
 /**
@@ -33,13 +39,14 @@ export class Vm extends BaseVm {
    * ERR_INVALID_ARGUMENT, ERR_ADDON_MISSING
    */
   static create(options: VmOptions): Vm {
-    const { backend = 'auto', memory, irqchip = 'none', cpu } = object(options, 'the options');
+    const { backend = 'auto', memory, irqchip = 'none', cpu, dirtyRing } = object(options, 'the options');
     const size = byteSize(memory);
     const chosen = chooseBackend(backend, cpu).backend;
     const model = cpu === undefined ? undefined : cpuModel(cpu);
+    const ring = dirtyRing === undefined ? undefined : u32(dirtyRing, 'the length of a dirty ring');
     const devices = new DeviceMap();
     const { record, dispatch } = devices.table;
-    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, model, record, dispatch));
+    const vm = guard(() => native().NativeVm.create(chosen, size, irqchip, model, ring, record, dispatch));
     return new Vm(vm, devices, chosen);
   }
 }

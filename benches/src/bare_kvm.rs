@@ -61,6 +61,18 @@ impl Bare {
 
     /// Nanoseconds of one of `count` exits.
     pub(crate) fn round(&mut self, count: u16) -> Result<f64> {
+        self.round_with(count, |_| Ok(()))
+    }
+
+    /// The same, with a look at registers after each.
+    pub(crate) fn looked_at_round(&mut self, count: u16) -> Result<f64> {
+        self.round_with(count, |vcpu| {
+            black_box(vcpu.get_regs()?);
+            Ok(())
+        })
+    }
+
+    fn round_with(&mut self, count: u16, look: impl Fn(&VcpuFd) -> Result<()>) -> Result<f64> {
         let mut system = self.vcpu.get_sregs()?;
         (system.cs.base, system.cs.selector, system.ds.base) = (0, 0, MMIO);
         self.vcpu.set_sregs(&system)?;
@@ -85,6 +97,7 @@ impl Bare {
             if ended {
                 break;
             }
+            look(&self.vcpu)?;
         }
         let elapsed = start.elapsed();
         if let Some(written) = &self.written {

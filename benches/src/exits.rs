@@ -1,17 +1,20 @@
 //! What one exit to a device in Rust costs, on each backend: the guest's instructions, the backend, the bus. On KVM beside
 //! a loop on bare kvm-ioctls that runs the same guest, in turns.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use squib_core::{GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, VmConfig};
+use squib_core::{
+    GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, VmConfig, VmEntry, VmExit,
+};
 use squib_kvm::KvmBackend;
 use squib_soft::SoftBackend;
 use squib_vmm::host::{StdClock, ThreadWaker};
 
 use crate::Result;
 use crate::bare_kvm::Bare;
-use crate::guest::{Access, Guest, PORT, PORT_READ};
+use crate::guest::{Access, END, Guest, PORT, PORT_READ};
 use crate::measure::median;
 
 const ACCESSES: [(&str, Access); 4] = [
@@ -53,6 +56,12 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         Guest::new(backend, write, |ports, device| ports.coalesce(PORT, 1, device).map(|()| None))
     };
     row("  gathered", rounds, kvm.as_ref(), waits, || Bare::with_coalescing(write))?;
+    if let Some(kvm) = &kvm {
+        let guest = (Guest::new(kvm, write, |_, _| Ok(None))?, looked_at_round as _);
+        let bare = (Bare::new(write)?, Bare::looked_at_round as _);
+        let [squib, bare, ratio] = compare(rounds * KVM_ROUNDS, guest, bare)?;
+        println!("  and registers are read {:>8} {squib:>12.0} {bare:>12.0} {ratio:>9.3}", "–");
+    }
     kvm.map_or(Ok(()), |kvm| interrupts(&kvm, rounds))
 }
 
@@ -62,7 +71,13 @@ fn interrupts(kvm: &KvmBackend, rounds: usize) -> Result<()> {
     const DATA: u32 = 0x41;
     const LINE: u32 = 5;
     let (irqchip, clock, waker) = (IrqchipKind::Full, StdClock::new(), ThreadWaker::new());
-    let vm = kvm.create_vm(&VmConfig { memory: GuestMemory::new(1 << 16)?, irqchip, clock, waker })?;
+    let vm = kvm.create_vm(&VmConfig {
+        memory: GuestMemory::new(1 << 16)?,
+        irqchip,
+        clock,
+        waker,
+        dirty_ring: None,
+    })?;
     let _vcpu = vm.create_vcpu(0)?;
     let message = vm.interrupt_trigger(InterruptSource::Message { address: ADDRESS, data: DATA })?;
     let line = vm.interrupt_trigger(InterruptSource::Line(LINE))?;
@@ -102,7 +117,8 @@ fn row(
     print!("{:<22} {:>11.0}", name, median(times));
     match kvm {
         Some(kvm) => {
-            let [squib, bare, ratio] = against_bare(guest(kvm)?, bare()?, rounds * KVM_ROUNDS)?;
+            let (guest, bare) = ((guest(kvm)?, Guest::round as _), (bare()?, Bare::round as _));
+            let [squib, bare, ratio] = compare(rounds * KVM_ROUNDS, guest, bare)?;
             println!(" {squib:>12.0} {bare:>12.0} {ratio:>9.3}");
         }
         None => println!(" {:>12} {:>12} {:>9}", "–", "–", "–"),
@@ -110,17 +126,43 @@ fn row(
     Ok(())
 }
 
+/// Nanoseconds of one of `count` exits that are writes and go to a caller, who looks at registers after each.
+fn looked_at_round(guest: &mut Guest, count: u16) -> Result<f64> {
+    guest.start(count)?;
+    let vcpu = guest.run.vcpu();
+    let start = Instant::now();
+    loop {
+        let exit = vcpu.run(VmEntry::Resume)?;
+        black_box(vcpu.x86()?.registers()?);
+        match exit {
+            VmExit::Pio { port: END, .. } => break,
+            VmExit::Pio { write: true, .. } => {}
+            other => return Err(format!("the guest ended with {other:?}").into()),
+        }
+    }
+    let elapsed = start.elapsed();
+    vcpu.run(VmEntry::Complete(None))?;
+    Ok(elapsed.as_secs_f64() * 1e9 / f64::from(count))
+}
+
+/// A guest, and what gives the nanoseconds of one of so many exits of it.
+type Side<G> = (G, fn(&mut G, u16) -> Result<f64>);
+
 /// Medians: nanoseconds of squib's exit, of the bare loop's, and their ratio within a round.
-fn against_bare(mut guest: Guest, mut bare: Bare, rounds: usize) -> Result<[f64; 3]> {
+fn compare(
+    rounds: usize,
+    (mut guest, squib): Side<Guest>,
+    (mut bare, least): Side<Bare>,
+) -> Result<[f64; 3]> {
     let mut columns = [(); 3].map(|()| Vec::with_capacity(rounds));
     for round in 0..rounds {
         // Whoever goes first in one round goes second in the next.
         let (a, b) = if round % 2 == 0 {
-            let a = guest.round(KVM_EXITS)?;
-            (a, bare.round(KVM_EXITS)?)
+            let a = squib(&mut guest, KVM_EXITS)?;
+            (a, least(&mut bare, KVM_EXITS)?)
         } else {
-            let b = bare.round(KVM_EXITS)?;
-            (guest.round(KVM_EXITS)?, b)
+            let b = least(&mut bare, KVM_EXITS)?;
+            (squib(&mut guest, KVM_EXITS)?, b)
         };
         for (column, value) in columns.iter_mut().zip([a, b, a / b]) {
             column.push(value);

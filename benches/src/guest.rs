@@ -55,7 +55,7 @@ pub(crate) const PORT_READ: Access = Access(&[0xec, 0xe2, 0xfd, 0xe6, 0x80]);
 
 /// A vCPU that makes the accesses, with the device at both places.
 pub(crate) struct Guest {
-    run: VcpuLoop,
+    pub(crate) run: VcpuLoop,
     host: ThreadHost,
     device: Arc<Counter>,
     _vm: Arc<dyn Vm>,
@@ -73,8 +73,13 @@ impl Guest {
         let waker = ThreadWaker::new();
         let memory = GuestMemory::new(MMIO / 2)?;
         memory.write(ENTRY, access.0)?;
-        let config =
-            VmConfig { memory, irqchip: IrqchipKind::None, clock: clock.clone(), waker: waker.clone() };
+        let config = VmConfig {
+            memory,
+            irqchip: IrqchipKind::None,
+            clock: clock.clone(),
+            waker: waker.clone(),
+            dirty_ring: None,
+        };
         let vm = backend.create_vm(&config)?;
         let (ports, mmio) = (Bus::ports(), Bus::memory());
         let device = Arc::new(Counter::default());
@@ -86,15 +91,20 @@ impl Guest {
         Ok(Self { run, host: ThreadHost::new(clock, waker), device, _vm: vm, _doorbell })
     }
 
-    /// Nanoseconds of one of `count` exits.
-    pub(crate) fn round(&mut self, count: u16) -> Result<f64> {
+    /// Puts the vCPU at the start of `count` accesses.
+    pub(crate) fn start(&mut self, count: u16) -> Result<()> {
         let x86 = self.run.vcpu().x86()?;
         let mut system = x86.system_registers()?;
         (system.cs.base, system.cs.selector, system.ds.base) = (0, 0, MMIO);
         x86.set_system_registers(&system)?;
         let mut registers = x86.registers()?;
         (registers.rip, registers.rcx, registers.rdx, registers.rbx) = (ENTRY, count.into(), PORT, 0);
-        x86.set_registers(&registers)?;
+        Ok(x86.set_registers(&registers)?)
+    }
+
+    /// Nanoseconds of one of `count` exits.
+    pub(crate) fn round(&mut self, count: u16) -> Result<f64> {
+        self.start(count)?;
         let before = self.device.0.load(Ordering::Relaxed);
         let start = Instant::now();
         let stop = self.run.run(VmEntry::Resume, &mut self.host)?;

@@ -19,6 +19,10 @@ impl Bare {
         Self::new(access)
     }
 
+    pub(crate) fn looked_at_round(&mut self, _: u16) -> Result<f64> {
+        match *self {}
+    }
+
     pub(crate) fn round(&mut self, _: u16) -> Result<f64> {
         match *self {}
     }

@@ -51,6 +51,7 @@ fn first_exit(backend: &dyn HypervisorBackend) -> Result<(Arc<dyn Vm>, Box<dyn V
         irqchip: IrqchipKind::None,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let vm = backend.create_vm(&config)?;
     let mut vcpu = vm.create_vcpu(0)?;

@@ -139,6 +139,7 @@ impl Guest {
             irqchip: IrqchipKind::None,
             clock: Arc::new(Frozen),
             waker: Arc::new(Frozen),
+            dirty_ring: None,
         };
         let mut vcpu = backend.create_vm(&config)?.create_vcpu(0)?;
         let x86 = vcpu.x86()?;

@@ -89,6 +89,11 @@ pub enum DirtyTracking {
     None,
     /// A bitmap for each region, fetched and cleared by [`Vm::take_dirty_pages`].
     Bitmap,
+    /// That, or where [`VmConfig::dirty_ring`] asks for it a ring for each vCPU.
+    BitmapOrRing {
+        /// Most entries of a ring.
+        max_entries: u32,
+    },
 }
 
 /// Which interrupt controllers live inside the backend.
@@ -154,6 +159,13 @@ pub struct VmConfig {
     pub clock: Arc<dyn Clock>,
     /// Told when a halted vCPU has something to do.
     pub waker: Arc<dyn Waker>,
+    /// Entries of the ring in which the backend notes the pages that a vCPU writes while a [log](Vm::set_dirty_log) is kept: a
+    /// power of two, 1,024 to [`max_entries`](DirtyTracking::BitmapOrRing::max_entries), of 16 bytes each. `None` is a bitmap.
+    ///
+    /// A bitmap takes as long to fetch as there is RAM, a ring as long as pages were written. A ring that is full stops its
+    /// vCPU for the time that it takes to empty it. What a vCPU writes while [`Vm::take_dirty_pages`] is called may be told by
+    /// a later call, the first after the vCPU has exited at the latest.
+    pub dirty_ring: Option<u32>,
 }
 
 /// What stops a vCPU for a debugger, as [`VmExit::Debug`].

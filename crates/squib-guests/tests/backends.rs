@@ -42,6 +42,7 @@ fn start(backend: &dyn HypervisorBackend, guest: &Guest) -> Started {
         irqchip: IrqchipKind::None,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let vm = backend.create_vm(&config).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();

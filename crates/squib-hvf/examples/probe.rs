@@ -31,7 +31,7 @@ fn first_exit() -> squib_core::Result<squib_core::VmExit> {
     let memory = GuestMemory::new(0x1_0000)?;
     memory.write(0, &HVC.to_le_bytes())?;
     let (clock, waker) = (Arc::new(Nothing), Arc::new(Nothing));
-    let config = VmConfig { memory, irqchip: IrqchipKind::None, clock, waker };
+    let config = VmConfig { memory, irqchip: IrqchipKind::None, clock, waker, dirty_ring: None };
     let vm = squib_hvf::HvfBackend::open()?.create_vm(&config)?;
     // It begins at address 0.
     vm.create_vcpu(0)?.run(VmEntry::Resume)

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
-use squib_core::{AddressSpace, Doorbell, DoorbellRegister, InterruptSource, IrqchipKind, VmEntry, VmExit};
+use squib_core::{
+    AddressSpace, Doorbell, DoorbellRegister, GuestMemory, HypervisorBackend, InterruptSource, IrqchipKind,
+    VmConfig, VmEntry, VmExit,
+};
 use squib_kvm::KvmBackend;
 
 #[path = "kvm/harness.rs"]
@@ -29,8 +32,10 @@ fn mapped_pages() -> u64 {
     statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap()
 }
 
-fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind) {
-    let mut guest = Guest::long_with(kvm, irqchip, |a| {
+fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind, dirty_ring: Option<u32>) {
+    let memory = GuestMemory::new(1 << 20).unwrap();
+    let config = VmConfig { dirty_ring, ..config(memory, irqchip, Arc::default()) };
+    let mut guest = Guest::long_in(kvm.create_vm(&config).unwrap(), |a| {
         a.mov(dx, PORT)?;
         a.out(dx, al)?;
         a.in_(al, dx)
@@ -46,6 +51,7 @@ fn one_vm(kvm: &KvmBackend, irqchip: IrqchipKind) {
     );
     drop(attach(0x21));
     let cancel = second.cancel_handle();
+    guest.vm.set_dirty_log(dirty_ring.is_some()).unwrap();
     assert_out(&guest.resume(), &[0]);
     // Dropped with a read half done, and with a handle that outlives it.
     assert_in(&guest.resume(), 1);
@@ -104,10 +110,11 @@ fn storm(kvm: &KvmBackend, length: Duration) -> u64 {
 fn vms_and_cancels_leave_nothing_behind() {
     let Some(kvm) = backend() else { return };
     let seconds = if std::env::var_os("SQUIB_TEST_LONG").is_some() { 60 } else { 1 };
+    let ring = smallest_ring(&kvm);
     let round = |n: usize| {
-        for irqchip in [IrqchipKind::None, IrqchipKind::Split, IrqchipKind::Full].into_iter().cycle().take(n)
-        {
-            one_vm(&kvm, irqchip);
+        let irqchips = [IrqchipKind::None, IrqchipKind::Split, IrqchipKind::Full];
+        for (number, irqchip) in irqchips.into_iter().cycle().take(n).enumerate() {
+            one_vm(&kvm, irqchip, ring.filter(|_| number % 2 == 0));
         }
     };
     round(3);

@@ -114,6 +114,8 @@ pub struct BackendCapabilities {
     pub max_vcpus: u32,
     /// Whether it can tell which pages a guest wrote.
     pub dirty_tracking: bool,
+    /// Most entries of a dirty ring, where VMs can have those.
+    pub dirty_ring: Option<u32>,
     /// Whether each vCPU exit reaches the caller.
     pub exposes_exits: bool,
     /// The interrupt controllers that it can host.
@@ -139,6 +141,10 @@ pub fn backend_capabilities(backend: JsBackendKind) -> Result<BackendCapabilitie
         exits: c.exits.iter().map(ExitKind::name).collect(),
         max_vcpus: c.max_vcpus,
         dirty_tracking: c.dirty_tracking != DirtyTracking::None,
+        dirty_ring: match c.dirty_tracking {
+            DirtyTracking::BitmapOrRing { max_entries } => Some(max_entries),
+            DirtyTracking::None | DirtyTracking::Bitmap => None,
+        },
         exposes_exits: c.exposes_exits,
         irqchips: c.irqchips.iter().copied().map(Into::into).collect(),
         gic: c.gic.map(|version| match version {

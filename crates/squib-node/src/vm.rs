@@ -63,14 +63,16 @@ pub struct NativeVm {
 
 #[napi]
 impl NativeVm {
-    /// Makes a VM with `memory` bytes of RAM and vCPUs of the model `cpu`. `dispatch` answers device accesses that it finds in `record`.
+    /// Makes a VM with `memory` bytes of RAM, vCPUs of the model `cpu` and dirty rings of so many entries. `dispatch` answers device accesses that it finds in `record`.
     #[napi(factory, catch_unwind)]
+    #[allow(clippy::too_many_arguments, reason = "JavaScript passes them one by one")]
     pub fn create(
         env: Env,
         backend: JsBackendKind,
         memory: f64,
         irqchip: JsIrqchipKind,
         cpu: Option<String>,
+        dirty_ring: Option<u32>,
         record: Uint32Array,
         #[napi(ts_arg_type = "() => void")] dispatch: FunctionRef<(), ()>,
     ) -> Result<Self> {
@@ -80,8 +82,13 @@ impl NativeVm {
         for region in memory.regions() {
             mmio.map("ram", region.guest_addr(), region.len(), Target::Reserved).map_err(|e| thrown(&e))?;
         }
-        let config =
-            VmConfig { memory, irqchip: irqchip.into(), clock: StdClock::new(), waker: ThreadWaker::new() };
+        let config = VmConfig {
+            memory,
+            irqchip: irqchip.into(),
+            clock: StdClock::new(),
+            waker: ThreadWaker::new(),
+            dirty_ring,
+        };
         let vm = backend.create_vm(&config).map_err(|e| thrown(&e))?;
         ports.belongs_to(&vm);
         mmio.belongs_to(&vm);

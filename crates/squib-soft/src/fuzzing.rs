@@ -94,8 +94,13 @@ fn run(backend: &SoftBackend, data: &[u8]) -> Seen {
     let mut input = Input(data);
     let Ok(memory) = GuestMemory::new(MEMORY) else { unreachable!("a megabyte can be had") };
     let clock = Arc::new(Still);
-    let config =
-        VmConfig { memory: memory.clone(), irqchip: IrqchipKind::Full, clock: clock.clone(), waker: clock };
+    let config = VmConfig {
+        memory: memory.clone(),
+        irqchip: IrqchipKind::Full,
+        clock: clock.clone(),
+        waker: clock,
+        dirty_ring: None,
+    };
     let vm = backend.create_vm(&config).unwrap_or_else(|e| unreachable!("{e}"));
     let mut vcpu = vm.create_vcpu(0).unwrap_or_else(|e| unreachable!("{e}"));
     prepare(&mut input, &memory, &mut *vcpu);

@@ -78,6 +78,9 @@ impl HypervisorBackend for SoftBackend {
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>> {
+        if config.dirty_ring.is_some() {
+            return Err(Error::new(ErrorCode::Unsupported, "the soft backend does not track dirty pages"));
+        }
         let controllers = match config.irqchip {
             IrqchipKind::None => None,
             IrqchipKind::Full => Some(Arc::new(Controllers::new(Irqchip::new(MAX_VCPUS as usize)?))),

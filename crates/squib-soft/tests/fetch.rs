@@ -20,6 +20,7 @@ fn start(mode: Mode, load_addr: u64, image: Vec<u8>) -> Started {
         irqchip: IrqchipKind::None,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let vm = SoftBackend::default().create_vm(&config).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();

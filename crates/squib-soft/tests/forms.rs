@@ -119,6 +119,7 @@ impl Machine {
             irqchip: IrqchipKind::None,
             clock: StdClock::new(),
             waker: ThreadWaker::new(),
+            dirty_ring: None,
         };
         let vcpu = backend.create_vm(&config).unwrap().create_vcpu(0).unwrap();
         Self { memory: config.memory, vcpu }

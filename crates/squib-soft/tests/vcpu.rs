@@ -39,6 +39,7 @@ fn start_with(image: Vec<u8>, irqchip: IrqchipKind) -> Started {
         irqchip,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let vm = SoftBackend::new(CpuModel::max()).create_vm(&config).unwrap();
     let mut vcpu = vm.create_vcpu(0).unwrap();
@@ -445,6 +446,7 @@ fn more_vcpus_than_there_are_is_an_error() {
         irqchip: IrqchipKind::Full,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let backend = SoftBackend::default();
     let vm = backend.create_vm(&config).unwrap();

@@ -49,7 +49,7 @@ impl Board {
     fn new(backend: &dyn HypervisorBackend) -> Self {
         let memory = GuestMemory::new(MEMORY_SIZE).unwrap();
         let (irqchip, clock, waker) = (IrqchipKind::None, StdClock::new(), ThreadWaker::new());
-        let vm = backend.create_vm(&VmConfig { memory, irqchip, clock, waker }).unwrap();
+        let vm = backend.create_vm(&VmConfig { memory, irqchip, clock, waker, dirty_ring: None }).unwrap();
         let ports = Bus::ports();
         ports.belongs_to(&vm);
         Self { vm, ports }

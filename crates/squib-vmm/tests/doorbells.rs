@@ -55,7 +55,7 @@ impl Board {
     fn new(backend: &dyn HypervisorBackend, guest: &Guest) -> Self {
         let memory = GuestMemory::new(MEMORY_SIZE).unwrap();
         let (irqchip, clock, waker) = (IrqchipKind::None, StdClock::new(), ThreadWaker::new());
-        let vm = backend.create_vm(&VmConfig { memory, irqchip, clock, waker }).unwrap();
+        let vm = backend.create_vm(&VmConfig { memory, irqchip, clock, waker, dirty_ring: None }).unwrap();
         let (ports, memory) = (Bus::ports(), Bus::memory());
         memory.map("RAM", 0, MEMORY_SIZE, Target::Reserved).unwrap();
         ports.belongs_to(&vm);

@@ -37,7 +37,13 @@ impl WebVm {
         for region in memory.regions() {
             mmio.map("ram", region.guest_addr(), region.len(), Target::Reserved)?;
         }
-        let config = VmConfig { memory, irqchip, clock: Arc::new(WebClock), waker: Arc::new(NobodyWaits) };
+        let config = VmConfig {
+            memory,
+            irqchip,
+            clock: Arc::new(WebClock),
+            waker: Arc::new(NobodyWaits),
+            dirty_ring: None,
+        };
         Ok(Self {
             vm: backend.create_vm(&config)?,
             ports: Bus::ports(),

@@ -42,6 +42,10 @@ impl HypervisorBackend for HvfBackend {
             let message = "Hypervisor.framework is used without an interrupt controller of its own";
             return Err(Error::new(ErrorCode::Unsupported, message));
         }
+        if config.dirty_ring.is_some() {
+            let message = "Hypervisor.framework does not track dirty pages";
+            return Err(Error::new(ErrorCode::Unsupported, message));
+        }
         ffi::create_vm()?;
         let machine = Machine { memory: config.memory.clone(), waker: config.waker.clone() };
         for region in machine.memory.regions() {

@@ -8,6 +8,7 @@ mod backend;
 mod cancel;
 mod coalesced;
 mod dirty;
+mod dirty_ring;
 mod doorbells;
 mod errors;
 mod exits;

@@ -110,6 +110,7 @@ impl Guest {
             irqchip: IrqchipKind::None,
             clock: Arc::new(Nothing),
             waker: Arc::new(Nothing),
+            dirty_ring: None,
         };
         let vcpu = backend.create_vm(&config)?.create_vcpu(0)?;
         Ok(Self { memory, vcpu })

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SET_TPR};
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+};
 use kvm_ioctls::VcpuFd;
 use squib_core::{CancelHandle, Error, ErrorCode, Result, Vcpu, VmEntry, VmExit};
 
@@ -41,9 +43,21 @@ impl KvmVcpu {
         })?;
         let state = State::new(vm, &fd, id)?;
         let page = RunPage::map(&fd, vm.fd.run_size())?;
+        vm.add_ring(id, &fd)?;
         let kick = Kick::new(&page, vm.waker.clone())?;
         let vm = vm.clone();
         Ok(Self { fd, page, pending: Pending::Nothing, state, kick: Arc::new(kick), id, vm })
+    }
+
+    /// Whether the exit in the run page, one of the rarer, is nobody's business: a signal, on x86 a new task priority of which
+    /// nobody asked to hear, a dirty ring that was full and is not any more.
+    #[cold]
+    fn goes_on(&self) -> Result<bool> {
+        match self.page.exit_reason() {
+            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Ok(true),
+            KVM_EXIT_DIRTY_RING_FULL => self.vm.make_room(self.id),
+            _ => Ok(false),
+        }
     }
 
     /// The exit in the run page.
@@ -73,8 +87,7 @@ impl Vcpu for KvmVcpu {
             let entered = self.kick.inside(&self.page, complete, || sys::run(&self.fd));
             self.vm.coalesced.deliver(&self.page);
             match entered.map_err(kvm_ioctls::Error::errno) {
-                // A signal, and on x86 a new task priority of which nobody asked to hear.
-                Ok(()) if matches!(self.page.exit_reason(), KVM_EXIT_INTR | KVM_EXIT_SET_TPR) => {}
+                Ok(()) if self.page.exit_reason() > KVM_EXIT_MMIO && self.goes_on()? => {}
                 Ok(()) => return self.exit(),
                 // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
                 Err(libc::EINTR | libc::EAGAIN) => {

@@ -1,11 +1,10 @@
 //! A VM: its memory slots and its dirty log; its interrupt controllers are on the `Board`.
 #![allow(unsafe_code, reason = "KVM keeps the host addresses of guest memory")]
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::*;
-use kvm_ioctls::VmFd;
-use squib_core::memory::PAGE_SIZE;
+use kvm_ioctls::{VcpuFd, VmFd};
 use squib_core::{
     AddressSpace, Attachment, CoalescedWrites, Doorbell, DoorbellRegister, Error, ErrorCode, GuestMemory,
     InterruptSource, InterruptTrigger, Result, Vcpu, Vm, VmConfig, Waker,
@@ -13,7 +12,8 @@ use squib_core::{
 
 use super::arch::{Board, Host};
 use super::coalesced::{self, Coalesced};
-use super::dirty::OutsideWrites;
+use super::dirty::DirtyPages;
+use super::dirty_ring::Rings;
 use super::doorbells::{self, Doorbells};
 use super::errors::failed;
 use super::triggers;
@@ -28,10 +28,16 @@ pub(super) struct Machine {
     pub(super) waker: Arc<dyn Waker>,
     pub(super) doorbells: Doorbells,
     pub(super) coalesced: Coalesced,
-    outside_writes: Arc<OutsideWrites>,
-    /// Whether the dirty log is kept.
-    dirty_log: Mutex<bool>,
+    dirty: Arc<DirtyPages>,
+    dirty_log: Mutex<DirtyLog>,
     memory: Arc<GuestMemory>,
+}
+
+/// How KVM tells what vCPUs write.
+struct DirtyLog {
+    kept: bool,
+    /// With `None` it has a bitmap for each region.
+    rings: Option<Rings>,
 }
 
 /// A KVM virtual machine.
@@ -40,6 +46,7 @@ pub(super) struct KvmVm(Arc<Machine>);
 impl KvmVm {
     /// Makes `fd` a VM as `config` wants it.
     pub(super) fn new(fd: VmFd, host: &Arc<Host>, config: &VmConfig) -> Result<Self> {
+        let rings = config.dirty_ring.map(|entries| Rings::enable(&fd, entries)).transpose()?;
         let machine = Machine {
             board: Board::new(&fd, host, config)?,
             fd,
@@ -47,12 +54,12 @@ impl KvmVm {
             waker: config.waker.clone(),
             doorbells: Doorbells::default(),
             coalesced: Coalesced::default(),
-            outside_writes: Arc::new(OutsideWrites::new(&config.memory)),
-            dirty_log: Mutex::new(false),
+            dirty: Arc::new(DirtyPages::new(&config.memory)),
+            dirty_log: Mutex::new(DirtyLog { kept: false, rings }),
             memory: config.memory.clone(),
         };
         machine.set_memory(false)?;
-        config.memory.observe_code_writes(machine.outside_writes.clone())?;
+        config.memory.observe_code_writes(machine.dirty.clone())?;
         Ok(Self(Arc::new(machine)))
     }
 }
@@ -73,6 +80,43 @@ impl Machine {
             // vCPUs keep alive beyond their descriptors; regions do not overlap, and nobody borrows guest RAM.
             unsafe { self.fd.set_user_memory_region(slot) }
                 .map_err(|e| failed("KVM_SET_USER_MEMORY_REGION", e))?;
+        }
+        Ok(())
+    }
+
+    fn dirty_log(&self) -> MutexGuard<'_, DirtyLog> {
+        self.dirty_log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the dirty ring of vCPU `id`, if vCPUs have one.
+    pub(super) fn add_ring(&self, id: u32, vcpu: &VcpuFd) -> Result<()> {
+        self.dirty_log().rings.as_mut().map_or(Ok(()), |rings| rings.add(id, vcpu))
+    }
+
+    /// Empties the rings, and says whether there is room again in vCPU `id`'s, which was full.
+    pub(super) fn make_room(&self, id: u32) -> Result<bool> {
+        let mut log = self.dirty_log();
+        self.collect(&mut log)?;
+        Ok(log.rings.as_mut().is_some_and(|rings| rings.has_room(id)))
+    }
+
+    /// Adds what vCPUs have written, as KVM tells it.
+    fn collect(&self, log: &mut DirtyLog) -> Result<()> {
+        if let Some(rings) = &mut log.rings {
+            if !rings.collect(&self.fd, &self.dirty)? {
+                // All pages are watched anew, and then each counts as written.
+                self.set_memory(false)?;
+                self.set_memory(log.kept)?;
+                self.dirty.mark_all();
+            }
+            return Ok(());
+        }
+        for (slot, region) in self.memory.regions().iter().enumerate() {
+            let bitmap = self.fd.get_dirty_log(slot as u32, region.len() as usize);
+            for (index, pages) in bitmap.map_err(|e| failed("KVM_GET_DIRTY_LOG", e))?.into_iter().enumerate()
+            {
+                self.dirty.mark_word(slot, index, pages);
+            }
         }
         Ok(())
     }
@@ -124,36 +168,25 @@ impl Vm for KvmVm {
     }
 
     fn set_dirty_log(&self, enabled: bool) -> Result<()> {
-        let mut kept = self.0.dirty_log.lock().unwrap_or_else(PoisonError::into_inner);
-        if *kept != enabled {
+        let mut log = self.0.dirty_log();
+        if log.kept != enabled {
             self.0.set_memory(enabled)?;
-            self.0.outside_writes.watch(&self.0.memory, enabled);
-            *kept = enabled;
+            log.kept = enabled;
+            // What is new begins with nothing; rings may hold something from before.
+            if enabled {
+                self.0.collect(&mut log)?;
+            }
+            self.0.dirty.watch(&self.0.memory, enabled);
         }
         Ok(())
     }
 
     fn take_dirty_pages(&self) -> Result<Vec<u64>> {
-        let kept = self.0.dirty_log.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*kept {
+        let mut log = self.0.dirty_log();
+        if !log.kept {
             return Err(Error::new(ErrorCode::InvalidArgument, "no dirty log is kept: start one first"));
         }
-        let mut pages = Vec::new();
-        for (slot, region) in self.0.memory.regions().iter().enumerate() {
-            let bitmap = self
-                .0
-                .fd
-                .get_dirty_log(slot as u32, region.len() as usize)
-                .map_err(|e| failed("KVM_GET_DIRTY_LOG", e))?;
-            for (index, guest) in bitmap.iter().enumerate() {
-                let mut word = guest | self.0.outside_writes.take(slot, index);
-                while word != 0 {
-                    let page = index as u64 * 64 + u64::from(word.trailing_zeros());
-                    pages.push(region.guest_addr() + page * PAGE_SIZE);
-                    word &= word - 1;
-                }
-            }
-        }
-        Ok(pages)
+        self.0.collect(&mut log)?;
+        Ok(self.0.dirty.take())
     }
 }

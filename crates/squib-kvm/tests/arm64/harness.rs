@@ -83,7 +83,7 @@ impl Guest {
 pub fn create_vm(kvm: &KvmBackend, irqchip: IrqchipKind, start: u64, len: u64) -> Result<Arc<dyn Vm>> {
     let memory = GuestMemory::with_regions(&[(start, len)])?;
     let (clock, waker) = (Arc::new(Nothing), Arc::new(Nothing));
-    kvm.create_vm(&VmConfig { memory, irqchip, clock, waker })
+    kvm.create_vm(&VmConfig { memory, irqchip, clock, waker, dirty_ring: None })
 }
 
 /// Registers of a guest that starts.

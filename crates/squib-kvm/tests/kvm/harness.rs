@@ -9,8 +9,8 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
 use squib_core::x86::{DescriptorTable, Registers, Segment, SystemRegisters, bits};
 use squib_core::{
-    Clock, ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm, VmConfig,
-    VmEntry, VmExit, Waker,
+    Clock, DirtyTracking, ErrorCode, ExitData, GuestMemory, HypervisorBackend, IrqchipKind, Result, Vcpu, Vm,
+    VmConfig, VmEntry, VmExit, Waker,
 };
 use squib_kvm::KvmBackend;
 
@@ -85,7 +85,16 @@ impl Clock for NoClock {
 }
 
 pub(crate) fn config(memory: Arc<GuestMemory>, irqchip: IrqchipKind, waker: Arc<Wakes>) -> VmConfig {
-    VmConfig { memory, irqchip, clock: Arc::new(NoClock), waker }
+    VmConfig { memory, irqchip, clock: Arc::new(NoClock), waker, dirty_ring: None }
+}
+
+/// As many entries of a dirty ring as KVM gives at least, or `None` after saying why that is skipped.
+pub(crate) fn smallest_ring(backend: &KvmBackend) -> Option<u32> {
+    if matches!(backend.capabilities().dirty_tracking, DirtyTracking::BitmapOrRing { .. }) {
+        return Some(1024);
+    }
+    skip("a dirty ring", "this KVM has none");
+    None
 }
 
 /// A VM with one vCPU.

@@ -22,7 +22,9 @@ fn capabilities_say_what_the_other_tests_see() {
         !capabilities.exits.contains(ExitKind::Wfi) && !capabilities.exits.contains(ExitKind::BudgetSpent)
     );
     assert!(capabilities.exposes_exits && !capabilities.instruction_budget);
-    assert_eq!(capabilities.dirty_tracking, DirtyTracking::Bitmap);
+    let rings = matches!(capabilities.dirty_tracking, DirtyTracking::BitmapOrRing { max_entries: 1024.. });
+    assert!(rings || capabilities.dirty_tracking == DirtyTracking::Bitmap);
+    assert_eq!(capabilities.exits.contains(ExitKind::DirtyRingFull), rings);
     assert!((1..=255).contains(&capabilities.max_vcpus));
     assert!(capabilities.tsc_khz.is_none_or(|khz| khz > 100_000));
 }

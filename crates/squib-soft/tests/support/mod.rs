@@ -83,6 +83,7 @@ pub fn start_on(
         irqchip: IrqchipKind::Full,
         clock: StdClock::new(),
         waker: ThreadWaker::new(),
+        dirty_ring: None,
     };
     let memory = config.memory.clone();
     let vm = backend.create_vm(&config).unwrap();

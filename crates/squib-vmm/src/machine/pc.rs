@@ -38,6 +38,7 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
         irqchip: config.irqchip,
         clock: config.clock.clone(),
         waker: config.waker.clone(),
+        dirty_ring: None,
     })?;
     let io_apic = (config.irqchip == IrqchipKind::Split).then(|| Arc::new(IoApic::new(vm.clone())));
     let lines = io_apic.clone().map_or_else(|| Lines::Backend(vm.clone()), Lines::Board);

@@ -27,6 +27,7 @@ pub(super) fn build(backend: &dyn HypervisorBackend, config: MachineConfig<'_>) 
         irqchip: config.irqchip,
         clock: config.clock.clone(),
         waker: config.waker.clone(),
+        dirty_ring: None,
     })?;
     let lines = Lines::Backend(vm.clone());
     let irq = |line| IrqLine::new(lines.clone(), line);

@@ -3,9 +3,10 @@
 use kvm_bindings::*;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use squib_core::arm64::gic::{END, GicVersion, REDISTRIBUTOR_SIZE, REDISTRIBUTORS};
-use squib_core::{Architecture, BackendCapabilities, DirtyTracking, ExitKind, ExitSet, IrqchipKind, Result};
+use squib_core::{Architecture, BackendCapabilities, ExitKind, ExitSet, IrqchipKind, Result};
 
 use super::board::{has_gic, has_smccc_filter};
+use crate::linux::dirty_ring;
 use crate::linux::errors::failed;
 
 /// Without these the backend does not work. The youngest is IMMEDIATE_EXIT, of Linux 4.11.
@@ -84,8 +85,9 @@ pub(in crate::linux) fn capabilities(kvm: &Kvm, host: &Host) -> BackendCapabilit
         host.nisv_exits || kvm.check_extension_raw(KVM_CAP_MEMORY_FAULT_INFO.into()) != 0,
         ExitKind::MemoryFault,
     );
+    optional(dirty_ring::has_rings(kvm), ExitKind::DirtyRingFull);
     let mut capabilities = BackendCapabilities::new(Architecture::Arm64, ExitSet::of(&exits), host.max_vcpus);
-    capabilities.dirty_tracking = DirtyTracking::Bitmap;
+    capabilities.dirty_tracking = dirty_ring::tracking(kvm);
     capabilities.gic = host.gic;
     capabilities.irqchips = match host.gic {
         Some(_) => &[IrqchipKind::None, IrqchipKind::Full],

@@ -2,8 +2,9 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use squib_core::{Architecture, BackendCapabilities, DirtyTracking, ExitKind, ExitSet, IrqchipKind, Result};
+use squib_core::{Architecture, BackendCapabilities, ExitKind, ExitSet, IrqchipKind, Result};
 
+use crate::linux::dirty_ring;
 use crate::linux::errors::failed;
 use crate::linux::exits::HC_MAP_GPA_RANGE;
 
@@ -89,9 +90,10 @@ pub(in crate::linux) fn capabilities(kvm: &Kvm, host: &Host) -> BackendCapabilit
     optional(split, &[ExitKind::Eoi]);
     optional(cfg!(feature = "gdb") && kvm.check_extension(Cap::SetGuestDebug), &[ExitKind::Debug]);
     optional(kvm.check_extension(Cap::MemoryFaultInfo), &[ExitKind::MemoryFault]);
+    optional(dirty_ring::has_rings(kvm), &[ExitKind::DirtyRingFull]);
     let mut capabilities =
         BackendCapabilities::new(Architecture::X86_64, ExitSet::of(&exits), host.max_vcpus);
-    capabilities.dirty_tracking = DirtyTracking::Bitmap;
+    capabilities.dirty_tracking = dirty_ring::tracking(kvm);
     capabilities.irqchips = match (split, full) {
         (true, true) => &[IrqchipKind::None, IrqchipKind::Split, IrqchipKind::Full],
         (true, false) => &[IrqchipKind::None, IrqchipKind::Split],

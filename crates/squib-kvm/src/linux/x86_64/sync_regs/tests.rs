@@ -55,7 +55,7 @@ impl Guest {
         code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
     ) -> Self {
         let (memory, nothing) = (guests::memory().unwrap(), Arc::new(Nothing));
-        let config = VmConfig { memory, irqchip, clock: nothing.clone(), waker: nothing };
+        let config = VmConfig { memory, irqchip, clock: nothing.clone(), waker: nothing, dirty_ring: None };
         let vm = kvm.create_vm(&config).unwrap();
         let mut vcpu = vm.create_vcpu(0).unwrap();
         guests::enter(vm.memory(), &mut *vcpu, &guests::PROGRAMS[1]).unwrap();
@@ -172,7 +172,8 @@ fn writing_takes_no_call_where_registers_are_copied() {
 #[test]
 fn what_is_set_is_there_for_each_call_that_depends_on_it() {
     let Some(kvm) = backend() else { return };
-    let calls_of_kvm: [(&str, fn(&mut dyn Vcpu)); 7] = [
+    type Call = fn(&mut dyn Vcpu);
+    let calls_of_kvm: [(&str, Call); 7] = [
         ("events", |v| assert_eq!(v.x86().unwrap().pending_events().unwrap().exception, None)),
         ("set events", |v| v.x86().unwrap().set_pending_events(&PendingEvents::default()).unwrap()),
         ("activity", |v| assert_eq!(v.x86().unwrap().activity().unwrap(), Activity::Active)),
@@ -247,9 +248,11 @@ fn a_secondary_vcpu_is_started_with_what_starts_it() {
     guest.vm.memory().write(0x7000, &[0xe6, 0x80]).unwrap();
     std::thread::scope(|scope| {
         let (cancel, (done, wait)) = (guest.vcpu.cancel_handle(), std::sync::mpsc::channel::<()>());
-        scope.spawn(move || match wait.recv_timeout(std::time::Duration::from_secs(10)) {
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => cancel.cancel(),
-            _ => {}
+        scope.spawn(move || {
+            use std::sync::mpsc::RecvTimeoutError::Timeout;
+            if wait.recv_timeout(std::time::Duration::from_secs(10)) == Err(Timeout) {
+                cancel.cancel();
+            }
         });
         guest.out();
         drop(done);
