@@ -8,6 +8,7 @@ use crate::guest::{self, Guest};
 use crate::host::{self, Host};
 use crate::shrink::shrink;
 use crate::state::Outcome;
+use crate::vendor;
 
 /// Attempts at making a failing case smaller.
 const SHRINKING: usize = 3000;
@@ -32,12 +33,16 @@ pub fn soft_guests() -> Result<[Guest; 2], String> {
 pub struct Bench {
     host: Host,
     soft: [Guest; 2],
+    /// Whether the host's processor is AMD's.
+    amd: bool,
 }
 
 /// What a case came to.
 pub enum Verdict {
     /// All agree; the outcome.
     Same(Box<Outcome>),
+    /// They do not, by choice of the host's maker: which.
+    Choice(&'static str),
     /// They do not.
     Different(Box<Mismatch>),
     /// The host cannot say.
@@ -60,7 +65,7 @@ impl Bench {
     /// # Errors
     /// Why the host cannot be used.
     pub fn new() -> Result<Self, String> {
-        Ok(Self { host: Host::new()?, soft: soft_guests()? })
+        Ok(Self { host: Host::new()?, soft: soft_guests()?, amd: host::is_amd() })
     }
 
     /// Starts all three on one of the processors that this thread may use, and keeps the thread there.
@@ -89,10 +94,19 @@ impl Bench {
             Err(failure) => return Verdict::Skipped(failure),
         };
         let mut first = Some(first).filter(|_| !long);
+        let mut choice = None;
         for (path, soft) in PATHS.into_iter().zip(&mut self.soft) {
             let got = first.take().unwrap_or_else(|| soft.run_within(case, LONG));
             let differences = match got {
-                Ok(got) => compare(case, &expected, &got),
+                Ok(got) => {
+                    let differences = compare(case, &expected, &got);
+                    let amds = || vendor::amds_choice(case, &expected, &got, &differences);
+                    if let Some(what) = self.amd.then(amds).flatten() {
+                        choice = Some(what);
+                        continue;
+                    }
+                    differences
+                }
                 Err(guest::Failure::Endless) => vec![exit("it does not end")],
                 Err(guest::Failure::Broken(why)) => vec![exit(&why)],
             };
@@ -100,7 +114,7 @@ impl Bench {
                 return Verdict::Different(Box::new(Mismatch { expected, path, differences }));
             }
         }
-        Verdict::Same(Box::new(expected))
+        choice.map_or_else(|| Verdict::Same(Box::new(expected)), Verdict::Choice)
     }
 
     /// What the host makes of `case`.

@@ -49,6 +49,8 @@ pub struct Tally {
     pub skipped: u64,
     /// Those of them that do not end; the others call the kernel.
     pub endless: u64,
+    /// Cases that differ by choice of the host's maker, by what they are about.
+    pub choices: BTreeMap<&'static str, u64>,
     /// Mismatches, by what they are about.
     pub findings: BTreeMap<String, Finding>,
     /// Mismatches of further kinds.
@@ -78,6 +80,9 @@ impl Tally {
     fn add(&mut self, other: Self) {
         for (form, count) in other.forms {
             *self.forms.entry(form).or_default() += count;
+        }
+        for (what, count) in other.choices {
+            *self.choices.entry(what).or_default() += count;
         }
         self.compared += other.compared;
         self.instructions += other.instructions;
@@ -164,6 +169,7 @@ impl Campaign<'_> {
                 let end = case.state.rip.wrapping_add(case.bytes().len() as u64 + 1);
                 tally.faults += u64::from(outcome.event != BREAKPOINT || outcome.state.rip != end);
             }
+            Verdict::Choice(what) => *tally.choices.entry(what).or_default() += 1,
             Verdict::Different(mismatch) => self.note(bench, &case, &mismatch, index),
         }
         tally.compared += 1;

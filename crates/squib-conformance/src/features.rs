@@ -4,11 +4,16 @@ use iced_x86::{Code, CpuidFeature as F, Mnemonic as M};
 use squib_x86::model::{CpuModel, Feature};
 use squib_x86::offer;
 
+use crate::host::is_amd;
+use crate::vendor;
+
 /// The features of the two processors.
 pub struct Features {
     model: CpuModel,
     /// The host's, as `/proc/cpuinfo` names them; `None` where the host is not asked.
     host: Option<Vec<String>>,
+    /// Whether it is AMD's.
+    amd: bool,
 }
 
 /// Who lacks an instruction.
@@ -34,7 +39,7 @@ impl Features {
         } else {
             None
         };
-        Ok(Self { model, host })
+        Ok(Self { model, host, amd: ask_host && is_amd() })
     }
 
     fn host_has(&self, feature: Feature) -> bool {
@@ -55,6 +60,9 @@ impl Features {
         }
         if !offer::offers(&self.model, code) {
             return Err(Lacks::Model);
+        }
+        if self.amd && vendor::amd_lacks(code) {
+            return Err(Lacks::Host);
         }
         let of_host = |c: &F| offer::feature(*c).is_none_or(|feature| self.host_has(feature));
         if code.cpuid_features().iter().all(of_host) { Ok(()) } else { Err(Lacks::Host) }

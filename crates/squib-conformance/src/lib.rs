@@ -3,7 +3,7 @@
 //! [`generate`] makes random instructions with random operands, alone and in short sequences, of the [`forms`] that both
 //! processors have ([`features`]). A [`case::Case`] runs on the host CPU ([`host`]) and on backends ([`guest`]), in the same
 //! address space with the same descriptors ([`layout`]); [`compare`] says where what they leave differs, but for what the
-//! manuals leave undefined ([`undefined`]). [`mod@bench`] does so for one case, [`campaign`] for many; [`shrink`] makes a
+//! manuals leave undefined ([`undefined`]) and what is AMD's choice ([`vendor`]). [`mod@bench`] does so for one case, [`campaign`] for many; [`shrink`] makes a
 //! failing case small. [`suite`] runs the test files on every tier, and [`vectors`] plays what a host once said.
 //!
 //! See `docs/conformance.md`.
@@ -27,3 +27,4 @@ pub mod system;
 pub mod undefined;
 mod values;
 pub mod vectors;
+pub mod vendor;

@@ -158,6 +158,10 @@ fn one(text: &str) -> Result<bool, String> {
             println!("{}", case.with_outcome(&outcome));
             Ok(true)
         }
+        Verdict::Choice(what) => {
+            println!("different by choice of the host's maker: {what}");
+            Ok(true)
+        }
         Verdict::Different(m) => {
             println!("{}\ndifferent on path `{}`", case.with_outcome(&m.expected), m.path);
             m.differences.iter().for_each(|d| println!("  {}: {}", d.what, d.how));

@@ -85,6 +85,9 @@ impl Report {
                 let _ = writeln!(out, "  {line}");
             }
         }
+        for (what, count) in &self.tally.choices {
+            let _ = writeln!(out, "{count:6} cases differ by choice of the host's maker: {what}");
+        }
         for (why, forms) in self.reasons() {
             let _ = writeln!(out, "{:6} forms not compared: {}", forms.len(), why.text());
         }
