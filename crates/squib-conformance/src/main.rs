@@ -13,7 +13,6 @@ use squib_conformance::campaign::{self, Finding, Plan};
 use squib_conformance::case::Test;
 use squib_conformance::features::Features;
 use squib_conformance::generate::Generator;
-use squib_conformance::host::is_amd;
 use squib_conformance::layout::Mode;
 use squib_conformance::report::Report;
 use squib_conformance::suite::{self, Tiers};
@@ -102,11 +101,6 @@ fn run(o: &Options) -> Result<bool, String> {
     if let Err(why) = Bench::new() {
         eprintln!("SKIPPED: random cases, because {why}. What another host has said is played instead.");
         return play();
-    }
-    if is_amd() {
-        eprintln!(
-            "This host's processor is AMD's, and squib's is of Intel's kind: some of what differs is the makers' choice."
-        );
     }
     if let Some(text) = &o.text {
         return one(text);

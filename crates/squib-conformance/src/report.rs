@@ -126,6 +126,9 @@ impl Report {
         let reasons = self.reasons();
         let reasons = reasons.iter().map(|(why, forms)| format!("{}:[{}]", quoted(why.text()), list(forms)));
         out.push_str(&reasons.collect::<Vec<_>>().join(","));
+        let choices = self.tally.choices.iter().map(|(what, count)| format!("{}:{count}", quoted(what)));
+        out.push_str("},\"choices\":{");
+        out.push_str(&choices.collect::<Vec<_>>().join(","));
         out.push_str("},\"findings\":[");
         let findings = self.tally.findings.iter().map(|(kind, f)| {
             format!(
