@@ -18,11 +18,18 @@ const STATUS: u64 = 0x8d5;
 const OPERAND: u64 = 1 << 10;
 
 /// Whether AMD's processors have not got this form. Far pointers have at most 32 bits of offset (APM vol. 3, "CALL (Far)",
-/// "JMP (Far)", "LDS/LES/LFS/LGS/LSS"): they ignore REX.W.
+/// "JMP (Far)", "LDS/LES/LFS/LGS/LSS"): they ignore REX.W. 0F 0D with a register raises #UD (APM vol. 3, "PREFETCH").
 pub const fn amd_lacks(code: Code) -> bool {
     matches!(
         code,
-        Code::Call_m1664 | Code::Jmp_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 | Code::Lss_r64_m1664
+        Code::Call_m1664
+            | Code::Jmp_m1664
+            | Code::Lfs_r64_m1664
+            | Code::Lgs_r64_m1664
+            | Code::Lss_r64_m1664
+            | Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
     )
 }
 
@@ -208,19 +215,11 @@ const FAULTS: &[Fault] = &[
         },
         parts: &["event"],
     },
-    // APM vol. 3, "PREFETCHlevel" and "PREFETCHW": #UD for registers.
+    // Measured. Intel's read 16.
     Fault {
-        what: "0F 0D with a register",
-        is: |s| {
-            let nop = matches!(
-                s.i.code(),
-                Code::Reservednop_rm16_r16_0F0D
-                    | Code::Reservednop_rm32_r32_0F0D
-                    | Code::Reservednop_rm64_r64_0F0D
-            );
-            nop && !s.has_memory() && s.host.and_then(Event::vector) == Some(6)
-        },
-        parts: &[],
+        what: "MOVSXD to 16 bits reads 32",
+        is: |s| s.i.code() == Code::Movsxd_r16_rm16 && s.host_finds_address(),
+        parts: &["event"],
     },
     // Measured. In Intel's a flat segment lets operands go round.
     Fault {
