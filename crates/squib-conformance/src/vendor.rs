@@ -309,15 +309,6 @@ const FAULTS: &[Fault] = &[
         is: |s| matches!(s.i.mnemonic(), M::Ud0 | M::Ud1) && s.host.and_then(Event::vector) == Some(6),
         parts: &["event"],
     },
-    // Measured. Intel's raise #UD where the bytes of an opcode that is none are beyond the limit.
-    Fault {
-        what: "limits are checked before opcodes",
-        is: |s| {
-            let ud = s.soft.and_then(Event::vector) == Some(6);
-            s.case.mode == Mode::Bits32 && s.i.is_invalid() && ud && s.host == Some(Event::exception(13, 0))
-        },
-        parts: &["event"],
-    },
     // Measured. Intel's check the linear address only, to which FS's or GS's base has been added.
     Fault {
         what: "offsets in FS and GS that are not canonical",

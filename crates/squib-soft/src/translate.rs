@@ -255,14 +255,14 @@ impl Cpu {
                             break;
                         }
                     }
-                    None if insns.is_empty() => return Err(Exception::UD),
+                    None if insns.is_empty() => return Err(self.no_instruction(rip, decoder.position())),
                     None => break,
                 },
                 Err(_) if !insns.is_empty() => break,
                 Err(DecodeError::Truncated) if (phys & (PAGE - 1)) + len as u64 == PAGE => {
                     return self.decode_crossing(key, &window[..len]);
                 }
-                Err(DecodeError::Invalid) => return Err(Exception::UD),
+                Err(DecodeError::Invalid) => return Err(self.no_instruction(rip, decoder.position())),
                 Err(_) => return Err(Exception::GP0),
             }
         }
@@ -283,14 +283,18 @@ impl Cpu {
         let tail = len.min(MAX_LEN);
         bytes[..head].copy_from_slice(&start[..head]);
         bytes[head..head + tail].copy_from_slice(&window[..tail]);
-        match InsnDecoder::new(&bytes[..head + tail], key.rip, key.mode).next_insn() {
-            Ok(i) => {
-                let i = admit(&self.model, i).ok_or(Exception::UD)?;
-                Ok(self.lower(key, Some(phys & !(PAGE - 1)), vec![i]))
-            }
-            Err(DecodeError::Invalid) => Err(Exception::UD),
+        let mut decoder = InsnDecoder::new(&bytes[..head + tail], key.rip, key.mode);
+        match decoder.next_insn().map(|i| admit(&self.model, i)) {
+            Ok(Some(i)) => Ok(self.lower(key, Some(phys & !(PAGE - 1)), vec![i])),
+            Ok(None) | Err(DecodeError::Invalid) => Err(self.no_instruction(key.rip, decoder.position())),
             Err(_) => Err(Exception::GP0),
         }
+    }
+
+    /// What `len` bytes at `rip` raise that are no instruction of this processor: what is wrong with fetching them comes first
+    /// (Intel SDM vol. 3, 7.9).
+    fn no_instruction(&self, rip: u64, len: usize) -> Exception {
+        if self.decoded.holds(rip, len as u32) { Exception::UD } else { Exception::GP0 }
     }
 
     /// Chooses the handlers.
