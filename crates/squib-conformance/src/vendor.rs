@@ -309,6 +309,16 @@ const FAULTS: &[Fault] = &[
         is: |s| matches!(s.i.mnemonic(), M::Ud0 | M::Ud1) && s.host.and_then(Event::vector) == Some(6),
         parts: &["event"],
     },
+    // Measured: with what belongs to a ModRM byte, and immediates. squib's CPU fetches as far as it takes to see that there is no such
+    // instruction.
+    Fault {
+        what: "how many bytes are fetched that are no instruction",
+        is: |s| {
+            let ud = s.soft.and_then(Event::vector) == Some(6);
+            s.case.mode == Mode::Bits32 && s.i.is_invalid() && ud && s.host == Some(Event::exception(13, 0))
+        },
+        parts: &["event"],
+    },
     // Measured. Intel's check the linear address only, to which FS's or GS's base has been added.
     Fault {
         what: "offsets in FS and GS that are not canonical",
