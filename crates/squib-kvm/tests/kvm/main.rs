@@ -2,7 +2,6 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod cancel;
-mod dirty_ring;
 mod exits;
 mod harness;
 mod interrupts;
