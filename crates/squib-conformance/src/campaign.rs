@@ -47,10 +47,12 @@ pub struct Tally {
     pub faults: u64,
     /// Cases that could not be compared.
     pub skipped: u64,
-    /// Those of them that do not end; the others call the kernel.
+    /// Those of them that do not end; but for [`Self::unsaid`], the others call the kernel.
     pub endless: u64,
     /// Cases that differ by choice of the host's maker, by what they are about.
     pub choices: BTreeMap<&'static str, u64>,
+    /// Cases that could not be compared because of what their jumps and stores made them run, by why.
+    pub unsaid: BTreeMap<&'static str, u64>,
     /// Mismatches, by what they are about.
     pub findings: BTreeMap<String, Finding>,
     /// Mismatches of further kinds.
@@ -83,6 +85,9 @@ impl Tally {
         }
         for (what, count) in other.choices {
             *self.choices.entry(what).or_default() += count;
+        }
+        for (why, count) in other.unsaid {
+            *self.unsaid.entry(why).or_default() += count;
         }
         self.compared += other.compared;
         self.instructions += other.instructions;
@@ -163,6 +168,11 @@ impl Campaign<'_> {
             Verdict::Skipped(why) => {
                 tally.skipped += 1;
                 tally.endless += u64::from(why == host::Failure::Endless);
+                return;
+            }
+            Verdict::Unsaid(why) => {
+                tally.skipped += 1;
+                *tally.unsaid.entry(why).or_default() += 1;
                 return;
             }
             Verdict::Same(outcome) => {

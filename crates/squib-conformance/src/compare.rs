@@ -5,8 +5,8 @@ use iced_x86::{Mnemonic as M, OpKind};
 use crate::case::{Case, differences, event_text};
 use crate::forms;
 use crate::layout::Mode;
-use crate::state::{Event, Field, Outcome, State, fx};
-use crate::undefined;
+use crate::state::{Event, Field, Outcome, fx};
+use crate::trace::Trace;
 
 /// A difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +61,10 @@ struct Latitude {
 }
 
 impl Latitude {
-    fn of(case: &Case, expected: &Outcome, got: &Outcome) -> Self {
+    fn of(trace: &Trace, expected: &Outcome, got: &Outcome) -> Self {
         let mut latitude = Self { pointers: !(expected.pointers && got.pointers), ..Self::default() };
-        let bytes = case.bytes();
         let mut wide = false;
-        for i in &mut case.decoder(&bytes) {
+        for i in trace.instructions() {
             latitude.memory |= latitude.pointers && stores_environment(i.mnemonic());
             // Of FIP and FDP the processor keeps as many bits as its linear addresses have.
             wide |= i.mnemonic() == M::Fxrstor64;
@@ -182,20 +181,19 @@ pub(crate) fn outruns_its_code(case: &Case, expected: &Outcome, group: usize) ->
         && case.memory().iter().zip(&expected.memory).filter(|(a, b)| a != b).count() >= group
 }
 
-/// The differences between `expected` and `got`, but for what is undefined.
-pub fn compare(case: &Case, expected: &Outcome, got: &Outcome) -> Vec<Difference> {
+/// The differences between `expected` and `got`, but for what `trace` leaves undefined or to the processor.
+pub fn compare(case: &Case, trace: &Trace, expected: &Outcome, got: &Outcome) -> Vec<Difference> {
     let mut out = Vec::new();
     if outruns_its_code(case, expected, GROUP) {
         return out;
     }
     let mut note = |what: &str, how: String| out.push(Difference { what: what.to_owned(), how });
-    let latitude = Latitude::of(case, expected, got);
+    let latitude = Latitude::of(trace, expected, got);
     let (a, b) = latitude.events(case, expected.event, got.event);
     if a != b {
         note("event", format!("{}, not {}", event_text(a), event_text(b)));
     }
-    let State { rip, gpr, .. } = &case.state;
-    let undefined = undefined::flags_at(case.mode, &case.bytes(), *rip, expected.state.rip, gpr[1]);
+    let undefined = trace.undefined().flags;
     for field in Field::all() {
         let mut mask = latitude.mask(case, field);
         if field == Field::Flags {

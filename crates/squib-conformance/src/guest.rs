@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use squib_core::x86::bits::*;
 use squib_core::x86::{DebugRegisters, DescriptorTable, Registers, Segment, SystemRegisters};
 use squib_core::{
@@ -17,6 +18,7 @@ use crate::case::{Case, has_error_code};
 use crate::layout::{self, Access, LDT, Mode, PAGE, selector};
 use crate::state::{Event, Outcome, POINTERS, State, fx};
 use crate::system::SUPERVISOR;
+use crate::trace::Trace;
 
 /// Guest-physical addresses, which the supervisor sees from [`SUPERVISOR`] on.
 mod phys {
@@ -60,6 +62,12 @@ const STUBS: u64 = 256;
 
 /// Instructions after which a case counts as endless, unless it is asked for more.
 const BUDGET: u64 = 200_000;
+
+/// Instructions after which a trace counts as endless: more than LOOP repeats with 16 bits of count.
+const TRACED: usize = 1 << 20;
+
+/// Bytes of the longest instruction (Intel SDM vol. 2, 2.3.11).
+const LONGEST: usize = 15;
 
 /// How long a case may run where instructions are not counted.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -197,16 +205,63 @@ impl Guest {
         } else {
             self.run_patiently()?
         };
-        // Whatever came of it, the next case counts on knowing what memory holds.
-        for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
-            self.memory.read(layout::physical(backing), page)?;
-        }
+        self.look()?;
         match exit {
             VmExit::Hlt => Ok(self.outcome(case)?),
             VmExit::TripleFault => Ok(Outcome { event: Event::TripleFault, ..self.outcome(case)? }),
             VmExit::BudgetSpent | VmExit::Cancelled => Err(Failure::Endless),
             other => Err(Failure::Broken(format!("{other:?}"))),
         }
+    }
+
+    /// What `case` runs, on a backend whose instruction budgets are exact.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn trace(&mut self, case: &Case) -> std::result::Result<Trace, Failure> {
+        self.enter(case)?;
+        let mut steps = Vec::new();
+        let mut ended = false;
+        while !ended && steps.len() < TRACED {
+            steps.extend(self.next_instruction(case.mode)?);
+            self.vcpu.set_budget(Some(1))?;
+            ended = !matches!(self.vcpu.run(VmEntry::Resume)?, VmExit::BudgetSpent);
+        }
+        self.look()?;
+        if ended { Ok(Trace::new(&steps, self.outcome(case)?.state.rip)) } else { Err(Failure::Endless) }
+    }
+
+    /// The instruction that comes next, and CL; `None` where it does not lie in the case's memory. Limits of segments do not
+    /// count, and what is not there of an instruction is zero.
+    fn next_instruction(&mut self, mode: Mode) -> Result<Option<(Instruction, u8)>> {
+        let x86 = self.vcpu.x86()?;
+        let registers = x86.registers()?;
+        let cs = x86.system_registers()?.cs;
+        let (bits, base) = match (cs.long && mode.is_long(), cs.big) {
+            (true, _) => (64, 0),
+            (false, true) => (32, cs.base),
+            (false, false) => (16, cs.base),
+        };
+        let start = base.wrapping_add(registers.rip);
+        if mode.offset(start).is_none() {
+            return Ok(None);
+        }
+        let mut bytes = [0; LONGEST];
+        for (addr, byte) in (start..).zip(&mut bytes) {
+            let Some(at) = mode.offset(addr) else { break };
+            let physical = layout::physical(at / PAGE as usize) + at as u64 % PAGE;
+            self.memory.read(physical, std::slice::from_mut(byte))?;
+        }
+        let mut decoder = Decoder::with_ip(bits, &bytes, registers.rip, DecoderOptions::NONE);
+        Ok(Some((decoder.decode(), registers.rcx as u8)))
+    }
+
+    /// Reads the case's memory. Whatever came of it, the next case counts on knowing what memory holds.
+    fn look(&mut self) -> Result<()> {
+        for (backing, page) in self.holds.chunks_mut(PAGE as usize).enumerate() {
+            self.memory.read(layout::physical(backing), page)?;
+        }
+        Ok(())
     }
 
     fn run_patiently(&mut self) -> Result<VmExit> {

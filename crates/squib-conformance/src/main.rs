@@ -148,6 +148,7 @@ fn one(text: &str) -> Result<bool, String> {
     }
     match Bench::new()?.run(&case) {
         Verdict::Skipped(why) => Err(format!("the host cannot say: {why:?}")),
+        Verdict::Unsaid(why) => Err(format!("the host cannot say: {why}")),
         Verdict::Same(outcome) => {
             println!("{}", case.with_outcome(&outcome));
             Ok(true)

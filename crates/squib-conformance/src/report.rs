@@ -88,6 +88,9 @@ impl Report {
         for (what, count) in &self.tally.choices {
             let _ = writeln!(out, "{count:6} cases differ by choice of the host's maker: {what}");
         }
+        for (why, count) in &self.tally.unsaid {
+            let _ = writeln!(out, "{count:6} cases not compared: {why}");
+        }
         for (why, forms) in self.reasons() {
             let _ = writeln!(out, "{:6} forms not compared: {}", forms.len(), why.text());
         }
@@ -126,9 +129,10 @@ impl Report {
         let reasons = self.reasons();
         let reasons = reasons.iter().map(|(why, forms)| format!("{}:[{}]", quoted(why.text()), list(forms)));
         out.push_str(&reasons.collect::<Vec<_>>().join(","));
-        let choices = self.tally.choices.iter().map(|(what, count)| format!("{}:{count}", quoted(what)));
-        out.push_str("},\"choices\":{");
-        out.push_str(&choices.collect::<Vec<_>>().join(","));
+        for (name, counts) in [("choices", &self.tally.choices), ("unsaid", &self.tally.unsaid)] {
+            let counts = counts.iter().map(|(what, count)| format!("{}:{count}", quoted(what)));
+            let _ = write!(out, "}},\"{name}\":{{{}", counts.collect::<Vec<_>>().join(","));
+        }
         out.push_str("},\"findings\":[");
         let findings = self.tally.findings.iter().map(|(kind, f)| {
             format!(

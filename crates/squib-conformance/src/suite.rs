@@ -13,10 +13,13 @@ use crate::host::{Host, is_amd};
 use crate::layout::Mode;
 use crate::state::{Event, Outcome};
 use crate::system::Register;
+use crate::trace::Trace;
 
 /// What can run tests here.
 pub struct Tiers {
     guests: Vec<(&'static str, Guest)>,
+    /// Says what a test runs.
+    tracer: Guest,
     host: Option<Host>,
     /// Whether KVM does not run supervisor code as it is.
     emulates: bool,
@@ -100,7 +103,8 @@ impl Tiers {
             Err(e) => missing.push(format!("kvm, because {e}")),
         }
         let host = Host::new().map_err(|e| missing.push(format!("the host's processor, because {e}"))).ok();
-        Ok(Self { guests, host, emulates, amd: is_amd(), missing })
+        let [_, tracer] = soft_guests()?;
+        Ok(Self { guests, tracer, host, emulates, amd: is_amd(), missing })
     }
 
     /// How many there are.
@@ -123,6 +127,15 @@ impl Tiers {
             verdict.failed.push(Failed { tier: "none", differences });
             return verdict;
         };
+        let trace = match self.tracer.trace(&test.case) {
+            Ok(trace) => trace,
+            Err(e) => {
+                verdict
+                    .failed
+                    .push(Failed { tier: "plain", differences: vec![note("trace", &format!("{e:?}"))] });
+                return verdict;
+            }
+        };
         let amd = self.amd;
         let excepted = |tier: &str| {
             let real = matches!(tier, "host" | "kvm");
@@ -131,7 +144,7 @@ impl Tiers {
         let mut on_host = None;
         if let Some(host) = self.host.as_mut().filter(|_| test.case.is_for_hosts() && !excepted("host")) {
             let differences = match host.run(&test.case) {
-                Ok(got) => compare(&test.case, &expected.outcome, &got),
+                Ok(got) => compare(&test.case, &trace, &expected.outcome, &got),
                 Err(e) => vec![note("exit", &format!("{e:?}"))],
             };
             on_host = Some(differences.is_empty());
@@ -145,7 +158,7 @@ impl Tiers {
                 verdict.notes.push(format!("{tier} cannot run it, see its comment"));
                 continue;
             }
-            let differences = check_guest(guest, test, expected);
+            let differences = check_guest(guest, test, &trace, expected);
             if !differences.is_empty() && *tier == "kvm" && (on_host == Some(true) || self.emulates) {
                 verdict.notes.push("this kvm does something else than processors do".to_owned());
                 continue;
@@ -169,13 +182,13 @@ fn note(what: &str, how: &str) -> Difference {
     Difference { what: what.to_owned(), how: how.to_owned() }
 }
 
-fn check_guest(guest: &mut Guest, test: &Test, expected: &Expected) -> Vec<Difference> {
+fn check_guest(guest: &mut Guest, test: &Test, trace: &Trace, expected: &Expected) -> Vec<Difference> {
     let got = match guest.run(&test.case) {
         Ok(got) => got,
         Err(Failure::Endless) => return vec![note("exit", "it does not end")],
         Err(Failure::Broken(why)) => return vec![note("exit", &why)],
     };
-    let mut out = compare(&test.case, &expected.outcome, &got);
+    let mut out = compare(&test.case, trace, &expected.outcome, &got);
     for (register, value) in &expected.system {
         match register.get(guest.vcpu()) {
             Ok(got) if got == *value => {}

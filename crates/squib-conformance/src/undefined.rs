@@ -3,11 +3,7 @@
 //! Status flags: Intel SDM vol. 1, appendix A "EFLAGS Cross-Reference", and for what is younger, and for shifts, the
 //! instructions' own pages in vol. 2 ("SAL/SAR/SHL/SHR", "RCL/RCR/ROL/ROR", "SHLD", "SHRD").
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic as M, OpKind, Register, RflagsBits,
-};
-
-use crate::layout::Mode;
+use iced_x86::{FlowControl, Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 const CF: u64 = 1 << 0;
 const PF: u64 = 1 << 2;
@@ -100,79 +96,121 @@ impl Flow {
         self.flags & status(i.rflags_read()) != 0
     }
 
+    /// `i` has run.
+    pub fn run(&mut self, i: &Instruction, cl: Option<u8>) {
+        // What always writes a flag makes it defined; a count of zero writes none.
+        let last = i.op_count().saturating_sub(1);
+        let counted = i.op_kind(last) == OpKind::Register && i.op_register(last) == Register::CL;
+        let repeated = i.has_rep_prefix() || i.has_repne_prefix();
+        if !counted && !repeated {
+            self.flags &= !status(i.rflags_written() | i.rflags_set() | i.rflags_cleared());
+        }
+        self.flags |= flags(i, cl);
+    }
+
     /// `i` has run, or has been skipped.
     pub fn step(&mut self, i: &Instruction, cl: Option<u8>) {
-        let undefined = flags(i, cl);
-        if !self.branched {
-            // What always writes a flag makes it defined; a count of zero writes none.
-            let counted = matches!(i.op_kind(i.op_count().saturating_sub(1)), OpKind::Register)
-                && i.op_register(i.op_count().saturating_sub(1)) == Register::CL;
-            let repeated = i.has_rep_prefix() || i.has_repne_prefix();
-            if !counted && !repeated {
-                self.flags &= !status(i.rflags_written() | i.rflags_set() | i.rflags_cleared());
-            }
+        let before = self.flags;
+        self.run(i, cl);
+        if self.branched {
+            self.flags |= before;
         }
-        self.flags |= undefined;
         self.branched |= i.flow_control() != FlowControl::Next;
     }
 }
 
-/// The status flags that are undefined when code at `start` has come to `end` (or may have, where it branches).
-pub fn flags_at(mode: Mode, code: &[u8], start: u64, end: u64, rcx: u64) -> u64 {
-    let decoder = || Decoder::with_ip(mode.bits(), code, start, DecoderOptions::NONE);
-    let until = |end: u64, mut cl: Option<u8>| {
-        let mut flow = Flow::default();
-        for i in &mut decoder() {
-            if !flow.branched && i.ip() >= end && end >= start {
-                break;
-            }
-            flow.step(&i, cl.take());
-        }
-        flow.flags
-    };
-    // Where code loops, what stands behind the end may have run before, and CL may have changed.
-    let loops = decoder().into_iter().any(|i| (1..=i.ip()).contains(&i.near_branch_target()));
-    until(end, Some(rcx as u8)) | if loops { until(u64::MAX, None) } else { 0 }
+/// What a case has left of what the manuals leave undefined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undefined {
+    /// The status flags that are undefined at its end.
+    pub flags: u64,
+    /// One of its instructions has read an undefined flag, or may have before it faulted, so that whatever it does is undefined.
+    pub read: bool,
 }
 
 #[cfg(test)]
 mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+
     use super::*;
+    use crate::bench::soft_guests;
+    use crate::case::Test;
+
+    fn left(case: &str) -> Undefined {
+        let Test { case, .. } = case.parse().unwrap();
+        let [_, mut plain] = soft_guests().unwrap();
+        plain.trace(&case).unwrap().undefined()
+    }
+
+    fn flags_after(case: &str) -> u64 {
+        let left = left(case);
+        assert!(!left.read, "{case}");
+        left.flags
+    }
 
     #[test]
     fn flags_become_undefined_and_defined_again() {
-        // and eax, ecx; mul ecx; add eax, ecx
-        let code = [0x21, 0xc8, 0xf7, 0xe1, 0x01, 0xc8];
-        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1000, 0), 0);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1002, 0), AF);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1004, 0), SF | ZF | AF | PF);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1006, 0), 0);
+        // and eax,ecx; mul ecx; add eax,ecx
+        assert_eq!(flags_after("code=21c8"), AF);
+        assert_eq!(flags_after("code=21c8.f7e1"), SF | ZF | AF | PF);
+        assert_eq!(flags_after("code=21c8.f7e1.01c8"), 0);
+    }
+
+    #[test]
+    fn an_instruction_that_faults_leaves_flags_alone() {
+        // mul dword ptr [rbx]
+        assert_eq!(flags_after("code=f723 rbx=20004000"), SF | ZF | AF | PF);
+        assert_eq!(flags_after("code=f723 rbx=20003000"), 0);
     }
 
     #[test]
     fn shift_counts_decide() {
-        // shl eax, cl
-        let code = [0xd3, 0xe0];
-        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 0), 0);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 32), 0);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 1), AF);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0, 2, 5), AF | OF);
-        // shl al, 9
-        assert_eq!(flags_at(Mode::Bits64, &[0xc0, 0xe0, 9], 0, 3, 0), AF | OF | CF);
+        // shl eax,cl
+        assert_eq!(flags_after("code=d3e0 rcx=0"), 0);
+        assert_eq!(flags_after("code=d3e0 rcx=20"), 0);
+        assert_eq!(flags_after("code=d3e0 rcx=1"), AF);
+        assert_eq!(flags_after("code=d3e0 rcx=5"), AF | OF);
+        // shl al,9
+        assert_eq!(flags_after("code=c0e009"), AF | OF | CF);
     }
 
     #[test]
     fn a_loop_shifts_by_another_count() {
-        // shl al, cl; loop back to it
-        let code = [0xd2, 0xe0, 0xe2, 0xfc];
-        assert_eq!(flags_at(Mode::Bits64, &code[..2], 0x1000, 0x1002, 1), AF);
-        assert_eq!(flags_at(Mode::Bits64, &code, 0x1000, 0x1004, 1), AF | OF | CF);
+        // shl al,cl; loop back to it
+        assert_eq!(flags_after("code=d2e0.e2fc rcx=1"), AF);
+        assert_eq!(flags_after("code=d2e0.e2fc rcx=9"), AF | OF | CF);
+    }
+
+    #[test]
+    fn a_branch_keeps_what_it_skips() {
+        // and eax,ecx; jmp over; add eax,ecx
+        assert_eq!(flags_after("code=21c8.eb02.01c8"), AF);
+        assert_eq!(flags_after("code=21c8.eb00.01c8"), 0);
     }
 
     #[test]
     fn a_branch_keeps_what_it_may_skip() {
-        // and eax, ecx; jmp +0; add eax, ecx
-        let code = [0x21, 0xc8, 0xeb, 0, 0x01, 0xc8];
-        assert_eq!(flags_at(Mode::Bits64, &code, 0, 6, 0), AF);
+        // and eax,ecx; je over; add eax,ecx
+        let code = [0x21, 0xc8, 0x74, 2, 0x01, 0xc8];
+        let mut flow = Flow::default();
+        for i in &mut Decoder::new(64, &code, DecoderOptions::NONE) {
+            flow.step(&i, None);
+        }
+        assert_eq!(flow.flags, AF);
+    }
+
+    #[test]
+    fn branches_go_into_the_middle_of_instructions() {
+        // jle into an operand, where AAS is.
+        let case = "mode=32 code=7e16.9090909090.90909090909090.9090.909090909090.0b823f7f586b \
+                    rip=17e7 flags=cf+af+zf+sf+if+of cs=5f ss=27 ds=6f";
+        assert_eq!(left(case).flags, OF | SF | ZF | PF);
+    }
+
+    #[test]
+    fn code_that_is_written_reads_what_is_undefined() {
+        // bsr eax,ecx; mov byte ptr [rip],9ch; nop, which has become PUSHFQ.
+        assert!(left("code=0fbdc1.c605000000009c.90 rcx=3").read);
+        assert!(!left("code=0fbdc1.c6050000000098.90 rcx=3").read, "CWDE");
     }
 }

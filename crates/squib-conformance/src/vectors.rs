@@ -103,9 +103,11 @@ pub fn play(tests: &[Test]) -> Result<Vec<String>, String> {
     let mut guests = soft_guests()?;
     for test in tests {
         let Some(expected) = &test.expected else { continue };
+        let [_, plain] = &mut guests;
+        let trace = plain.trace(&test.case).map_err(|e| format!("{}: {e:?}", test.case))?;
         for guest in &mut guests {
             let differences = match guest.run(&test.case) {
-                Ok(got) => compare(&test.case, &expected.outcome, &got)
+                Ok(got) => compare(&test.case, &trace, &expected.outcome, &got)
                     .iter()
                     .map(|d| format!("{}: {}", d.what, d.how))
                     .collect(),

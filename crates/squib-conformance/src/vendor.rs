@@ -3,13 +3,14 @@
 //! Two tables, of results and of faults, each as narrow as it can be told from what the two leave. APM is AMD's "AMD64
 //! Architecture Programmer's Manual"; what it does not settle was measured on family 25.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::case::Case;
 use crate::compare::{self, Difference};
 use crate::forms;
 use crate::layout::Mode;
 use crate::state::{BREAKPOINT, Event, Field, Outcome, RESUME, State, fx};
+use crate::trace::Trace;
 
 /// RFLAGS' status flags.
 const STATUS: u64 = 0x8d5;
@@ -387,26 +388,11 @@ fn field(register: Register) -> Option<Field> {
     register.is_gpr().then(|| Field::Gpr(register.full_register().number()))
 }
 
-/// The instructions of a case: one after the other, those that its branches lead to, and those at which it `ended`.
-fn instructions(case: &Case, ended: [u64; 2]) -> Vec<Instruction> {
-    let bytes = case.bytes();
-    let from = |rip: u64| {
-        let at = rip.wrapping_sub(case.state.rip);
-        let rest = bytes.get(at as usize..).unwrap_or_default();
-        Decoder::with_ip(case.mode.bits(), rest, rip, DecoderOptions::NONE).into_iter().collect::<Vec<_>>()
-    };
-    let mut code = from(case.state.rip);
-    let targets: Vec<u64> = code.iter().map(Instruction::near_branch_target).collect();
-    for rip in targets.into_iter().chain(ended) {
-        code.extend(from(rip));
-    }
-    code
-}
-
 /// Why AMD's host differs from squib's CPU in all of `differences`, in words; `None` where something is left that is not AMD's own
 /// choice.
 pub fn amds_choice(
     case: &Case,
+    trace: &Trace,
     host: &Outcome,
     soft: &Outcome,
     differences: &[Difference],
@@ -419,7 +405,6 @@ pub fn amds_choice(
         return Some("repeated stores over their own code");
     }
     let alone = case.code.len() == 1;
-    let code = instructions(case, [host.state.rip, soft.state.rip]);
     let mut why = None;
     for difference in differences {
         let value =
@@ -442,7 +427,7 @@ pub fn amds_choice(
                 |f: &&Fault| (f.is)(&stop) && (!both || f.parts.contains(&difference.what.as_str()));
             FAULTS.iter().filter(|_| at_host.is_some() || at_soft.is_some()).find(applies).map(|f| f.what)
         };
-        why = Some(code.iter().find_map(|i| by_fault(i).or_else(|| by_value(i)))?);
+        why = Some(trace.instructions().iter().find_map(|i| by_fault(i).or_else(|| by_value(i)))?);
     }
     why
 }
@@ -450,6 +435,7 @@ pub fn amds_choice(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::soft_guests;
     use crate::case::Test;
     use crate::compare::compare;
 
@@ -460,7 +446,9 @@ mod tests {
             (test.case, test.expected.unwrap().outcome)
         };
         let ((case, host), (_, soft)) = (outcome(host), outcome(soft));
-        amds_choice(&case, &host, &soft, &compare(&case, &host, &soft))
+        let [_, mut plain] = soft_guests().unwrap();
+        let trace = plain.trace(&case).unwrap();
+        amds_choice(&case, &trace, &host, &soft, &compare(&case, &trace, &host, &soft))
     }
 
     #[test]

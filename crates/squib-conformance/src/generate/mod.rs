@@ -18,7 +18,7 @@ use crate::forms;
 use crate::layout::{self, Mode, PAGE};
 use crate::random::Random;
 use crate::state::{FLAGS, State, fx};
-use crate::undefined::{Flow, flags_at};
+use crate::undefined::Flow;
 use crate::values;
 
 /// Most instructions of a sequence.
@@ -323,8 +323,14 @@ impl<'a> Draft<'a> {
 
     /// The flags that the code so far leaves undefined.
     fn undefined_flags(&self) -> u64 {
-        let State { rip, gpr, .. } = &self.state;
-        flags_at(self.pool.mode, &self.code.concat(), *rip, u64::MAX, gpr[1])
+        let mut flow = Flow::default();
+        // CL is known as long as no branch may go back.
+        let branches = self.instructions.iter().any(|i| i.near_branch_target() != 0);
+        let mut cl = Some(self.state.gpr[1] as u8).filter(|_| !branches);
+        for i in &self.instructions {
+            flow.step(i, cl.take());
+        }
+        flow.flags
     }
 
     /// A store into a later instruction: `mov byte [x], opcode`, and a NOP some way behind it.
