@@ -18,8 +18,8 @@ const STATUS: u64 = 0x8d5;
 /// Bytes of the longest operand, within which an address is still that operand's.
 const OPERAND: u64 = 1 << 10;
 
-/// Whether AMD's processors have not got this form. Far pointers have at most 32 bits of offset (APM vol. 3, "CALL (Far)",
-/// "JMP (Far)", "LDS/LES/LFS/LGS/LSS"): they ignore REX.W. 0F 0D with a register raises #UD (APM vol. 3, "PREFETCH").
+/// Whether AMD's processors have not got this form. Far pointers have at most 32 bits of offset (APM vol. 3, "CALL (Far)" and
+/// "JMP (Far)"): these ignore REX.W, and so do LFS, LGS and LSS (measured). 0F 0D with a register raises #UD (measured).
 pub const fn amd_lacks(code: Code) -> bool {
     matches!(
         code,
@@ -68,7 +68,8 @@ impl Part<'_> {
 }
 
 const VALUES: &[Value] = &[
-    // APM vol. 4, "RCPPS" and "RSQRTPS": the relative error is 1.5 * 2^-12 at most; two processors differ by twice that.
+    // Intel SDM vol. 2, "RCPPS" and "RSQRTPS": the relative error is 1.5 * 2^-12 at most, so that two processors differ by twice
+    // that; AMD's do, too (measured).
     Value {
         what: "digits of RCPPS, RCPSS, RSQRTPS, RSQRTSS",
         is: |_, i| matches!(i.mnemonic(), M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss),
@@ -249,7 +250,7 @@ const FAULTS: &[Fault] = &[
         is: |s| s.is_repeated() && s.i.rflags_modified() != 0 && s.flags_differ_in(STATUS | RESUME),
         parts: &["flags"],
     },
-    // Measured. Intel's set it (Intel SDM vol. 3, 18.3.1.1 "Instruction-Breakpoint Exception Condition").
+    // Measured. Intel's set it (Intel SDM vol. 3, "Instruction-Breakpoint Exception Condition").
     Fault {
         what: "RF as a single step between the elements of a string saves it",
         is: |s| s.is_repeated() && s.both(1) && s.flags_differ_in(STATUS | RESUME),
@@ -281,7 +282,7 @@ const FAULTS: &[Fault] = &[
         },
         parts: &["memory", "event"],
     },
-    // APM vol. 3, pseudocode of "RET (Far)" and "IRET": all pops are of the operand's size. Intel's read 16 bits.
+    // APM vol. 3, "RET (Far)": the operand's size is that of all pops. IRET and POP measured. Intel's read 16 bits.
     Fault {
         what: "far returns and POP read whole slots for selectors",
         is: |s| {
@@ -347,7 +348,8 @@ const FAULTS: &[Fault] = &[
         },
         parts: &["event"],
     },
-    // The processor's own choice (Intel SDM vol. 2, "MOVUPS", "MOVDQU"); string comparisons measured. Intel's do not check it.
+    // The processor's own choice (Intel SDM vol. 3, "Interrupt 17—Alignment Check Exception (#AC)"); string comparisons measured.
+    // Intel's do not check it.
     Fault {
         what: "alignment of 16 bytes that need not be aligned",
         is: |s| {
@@ -368,7 +370,7 @@ const FAULTS: &[Fault] = &[
         },
         parts: &[],
     },
-    // APM vol. 1, 4.2.2 "MXCSR Register": MM, misaligned exception mask. Intel's reserve the bit.
+    // APM vol. 1, "MXCSR Register": MM, misaligned exception mask. Intel's reserve the bit.
     Fault {
         what: "MXCSR's bit 17",
         is: |s| {
