@@ -1,6 +1,6 @@
 //! Where two outcomes differ.
 
-use iced_x86::{Mnemonic as M, OpKind};
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 use crate::case::{Case, differences, event_text};
 use crate::forms;
@@ -176,7 +176,9 @@ pub(crate) fn outruns_its_code(case: &Case, expected: &Outcome, group: usize) ->
     let is_changed = |(i, byte): (u64, &u8)| {
         case.mode.offset(case.start().wrapping_add(i)).is_some_and(|at| expected.memory[at] != *byte)
     };
-    case.decoder(&bytes).into_iter().any(|i| i.has_rep_prefix() && stores(i.mnemonic()))
+    // Without a comparison, REPNE repeats as REP does (Intel SDM vol. 2, "REP/REPE/REPZ/REPNE/REPNZ").
+    let repeats = |i: Instruction| i.has_rep_prefix() || i.has_repne_prefix();
+    case.decoder(&bytes).into_iter().any(|i| repeats(i) && stores(i.mnemonic()))
         && (0..).zip(&bytes).any(is_changed)
         && case.memory().iter().zip(&expected.memory).filter(|(a, b)| a != b).count() >= group
 }
@@ -223,6 +225,7 @@ mod tests {
         let long = "90".repeat(0x100);
         for (text, outruns) in [
             (format!("code=f3aa.90 rax=90 rdi=20001002 => 20001002={long}"), true),
+            (format!("code=f2aa.90 rax=90 rdi=20001002 => 20001002={long}"), true),
             ("code=f3aa.90 rax=90 rdi=20001002 => 20001100=9090".to_owned(), false),
             (format!("code=f3aa.90 rax=90 rdi=20001000 => 20001000={long}"), false),
             (format!("code=f3ae.90 rax=90 rdi=20001002 => 20001002={long}"), false),
