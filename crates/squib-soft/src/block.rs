@@ -1,5 +1,7 @@
 //! Decoded blocks: straight runs of code within a page.
 
+use std::ops::Range;
+
 use squib_x86::CodeMode;
 use squib_x86::insn::Insn;
 
@@ -54,13 +56,12 @@ impl Block {
         self.key.rip.wrapping_add(4096 - (self.key.phys & 0xfff))
     }
 
-    /// Whether any of its bytes lies in `len` bytes of guest-physical memory at `phys`, which are all in one page.
-    pub fn overlaps(&self, phys: u64, len: u64) -> bool {
-        let start = self.key.phys;
-        let in_first = 4096 - (start & 0xfff);
-        let first = start..start + u64::from(self.len).min(in_first);
-        let second = self.second_page.map(|p| p..p + u64::from(self.len).saturating_sub(in_first));
-        let hit = |r: &std::ops::Range<u64>| phys < r.end && r.start < phys + len;
-        hit(&first) || second.as_ref().is_some_and(hit)
+    /// Where its bytes are: guest-physical addresses of pages, and offsets in them.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, Range<u16>)> + use<> {
+        let start = self.key.phys & 0xfff;
+        let end = start + u64::from(self.len);
+        let first = (self.key.phys & !0xfff, start as u16..end.min(4096) as u16);
+        let second = self.second_page.map(|page| (page, 0..(end - 4096) as u16));
+        [Some(first), second].into_iter().flatten()
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use squib_core::GuestMemory;
 
 use crate::block::{Block, Key};
+use crate::code_page::CodePage;
 use crate::op::{Handler, Op};
 
 /// Entries of the cache of recent blocks.
@@ -18,7 +19,7 @@ const RECENT: usize = 4096;
 const LIMIT: usize = 5 << 20;
 
 /// What a block costs in the maps that find it and in the allocator, in bytes, about.
-const BOOKKEEPING: usize = 160;
+const BOOKKEEPING: usize = 192;
 
 /// Mixes the words of a key; they are addresses, so nothing better is needed.
 #[derive(Default)]
@@ -68,8 +69,8 @@ pub struct BlockCache {
     /// By linear address, for user and supervisor code apart: a hit skips the fetch's check of rights.
     recent: [Box<[Recent; RECENT]>; 2],
     blocks: HashMap<Key, Owned, Hash>,
-    /// The blocks with bytes in a guest-physical page.
-    pages: HashMap<u64, Vec<Key>, Hash>,
+    /// The guest-physical pages with code.
+    pages: HashMap<u64, Box<CodePage>, Hash>,
     /// Dropped, but perhaps still running.
     dropped: Vec<Owned>,
     bytes: usize,
@@ -116,8 +117,12 @@ impl BlockCache {
         let key = block.key;
         self.bytes +=
             size_of::<Block>() + size_of_val(&*block.ops) + size_of_val(&*block.insns) + BOOKKEEPING;
-        for page in [Some(key.phys & !0xfff), block.second_page].into_iter().flatten() {
-            self.pages.entry(page).or_default().push(key);
+        for (page, bytes) in block.pieces() {
+            let code = self.pages.entry(page).or_insert_with(|| {
+                self.bytes += size_of::<CodePage>();
+                Box::default()
+            });
+            code.insert(bytes, key);
         }
         let ptr = Box::into_raw(Box::new(block));
         if let Some(old) = self.blocks.insert(key, Owned(ptr)) {
@@ -130,28 +135,25 @@ impl BlockCache {
     /// present instruction, by way of `stale`. Whether there were any.
     pub fn invalidate(&mut self, phys: u64, len: u64, memory: &GuestMemory, stale: Handler) -> bool {
         let page = phys & !0xfff;
-        let Some(mut keys) = self.pages.remove(&page) else {
+        let Some(code) = self.pages.get_mut(&page) else {
             // What was read of it was no code.
             unmark(memory, page);
             return false;
         };
-        let before = keys.len();
-        keys.retain(|key| {
-            // SAFETY: blocks in the map are live.
-            let hit = self.blocks.get(key).is_none_or(|b| unsafe { &*b.0 }.overlaps(phys, len));
-            if hit && let Some(block) = self.blocks.remove(key) {
+        let start = (phys & 0xfff) as u16;
+        let keys = code.take(&(start..start + len as u16));
+        if code.is_empty() {
+            self.pages.remove(&page);
+            unmark(memory, page);
+        }
+        for key in &keys {
+            // A block may be gone already, with bytes that it had elsewhere.
+            if let Some(block) = self.blocks.remove(key) {
                 retire(&block, stale);
                 self.dropped.push(block);
             }
-            !hit
-        });
-        let any = keys.len() != before;
-        if keys.is_empty() {
-            unmark(memory, page);
-        } else {
-            self.pages.insert(page, keys);
         }
-        any
+        !keys.is_empty()
     }
 
     /// Frees what was dropped, and everything when there is too much. Nothing may be running, and `generation` is the

@@ -12,6 +12,7 @@
 mod block;
 mod bulk;
 mod cache;
+mod code_page;
 mod code_segment;
 mod cpu;
 mod devices;
