@@ -1,25 +1,24 @@
-// What one exit to a device in TypeScript costs, beside one to a device in Rust: the same guest, the same machine, rounds
-// in turn. The differences are within a round, so that what slows the machine slows both sides.
+// What one exit to a device costs in each way that squib has, and in a bare loop on kvm-ioctls: the same guests, the same
+// process, rounds in turn. Differences are within a round, so that what slows the machine slows all sides.
+//
+//   node scripts/bench-devices.mjs [ROUNDS]
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { backendCapabilities, Vm } from '../dist/esm/index.js';
 
+// As benches/src/guest.rs has them.
 const ENTRY = 0x1000;
 const PORT = 0x510;
+const MMIO = 0x20000;
 const EXITS = { soft: 60_000, kvm: 2_500 };
-const ROUNDS = 21;
-
-/** in al, dx; loop back; out 0x80, al: PORT_READ of benches/src/guest.rs */
-const READ = Uint8Array.of(0xec, 0xe2, 0xfd, 0xe6, 0x80);
-/** The same with out dx, al */
-const WRITE = Uint8Array.of(0xee, 0xe2, 0xfd, 0xe6, 0x80);
+const ROUNDS = Number(process.argv[2] ?? 21);
 
 function median(values) {
   return values.sort((a, b) => a - b)[values.length >> 1];
 }
 
-/** The bench's own addon: the guest with a device in Rust, in this process, because exits cost more in some than in others. */
-function loadRustDevice() {
+/** The bench's own addon: guests with devices in Rust, in this process, because exits cost more in some than in others. */
+function loadAddon() {
   const build = ['build', '--release', '--quiet', '-p', 'squib-bench', '--lib', '--message-format', 'json'];
   const root = fileURLToPath(new URL('..', import.meta.url));
   const { stdout, status } = spawnSync('cargo', build, {
@@ -35,25 +34,31 @@ function loadRustDevice() {
     .map((line) => JSON.parse(line));
   const addon = { exports: {} };
   process.dlopen(addon, artifacts.at(-1).filenames[0]);
-  return addon.exports.RustDevice;
+  return addon.exports;
 }
 
-/** Rounds of the guest in a VM of this process. */
-function guest(backend, device, run, code = READ) {
+/** Rounds of a guest in a VM of this process. */
+function guest(backend, access, device, run) {
   const vm = Vm.create({ backend, memory: '64K' });
-  vm.memory.write(ENTRY, code);
-  if (typeof device === 'function') vm.mapDoorbell({ port: PORT, length: 1 }, device);
-  else if (device) vm.map({ port: PORT, length: 1 }, device);
+  vm.memory.write(ENTRY, codeOf(access));
+  if (typeof device === 'function') {
+    vm.mapDoorbell({ port: PORT, length: 1 }, device);
+  } else if (device) {
+    vm.map({ port: PORT, length: 1 }, device);
+    vm.map({ address: MMIO, length: 4 }, device);
+  }
   const vcpu = vm.createVcpu(0);
-  const { cs, ...system } = vcpu.systemRegisters;
-  vcpu.systemRegisters = { ...system, cs: { ...cs, base: 0n, selector: 0 } };
+  const { cs, ds, ...system } = vcpu.systemRegisters;
+  const base = { cs: { ...cs, base: 0n, selector: 0 }, ds: { ...ds, base: BigInt(MMIO) } };
+  vcpu.systemRegisters = { ...system, ...base };
   const exits = EXITS[backend];
   return {
     async round() {
-      vcpu.registers = { ...vcpu.registers, rip: BigInt(ENTRY), rcx: BigInt(exits), rdx: BigInt(PORT) };
-      const start = performance.now();
+      const start = { rip: BigInt(ENTRY), rcx: BigInt(exits), rdx: BigInt(PORT), rbx: 0n };
+      vcpu.registers = { ...vcpu.registers, ...start };
+      const before = performance.now();
       const exit = await run(vcpu);
-      const elapsed = performance.now() - start;
+      const elapsed = performance.now() - before;
       if (exit.kind !== 'pio' || exit.port !== 0x80) throw new Error(`the guest ended with ${exit.kind}`);
       vcpu.run({ kind: 'complete' });
       return (elapsed * 1e6) / exits;
@@ -62,35 +67,42 @@ function guest(backend, device, run, code = READ) {
   };
 }
 
-const RustDevice = loadRustDevice();
-const device = { read: () => 42 };
+const { RustDevice, BareLoop, accesses, codeOf } = loadAddon();
+const device = { read: () => 42, write() {} };
 const answer = { kind: 'read', data: Uint8Array.of(42) };
-const rustDevice = (backend) => {
-  const guest = new RustDevice(backend);
-  return { round: () => guest.round(EXITS[backend]), end() {} };
-};
-const ways = (backend) => [
-  ['device in Rust', rustDevice(backend)],
-  ['TypeScript, called directly', guest(backend, device, (vcpu) => vcpu.run())],
-  ['TypeScript, from a thread', guest(backend, device, (vcpu) => vcpu.runAsync())],
-  [
-    'doorbell, a write',
-    guest(
-      backend,
-      () => {},
-      (vcpu) => vcpu.runAsync(),
-      WRITE,
-    ),
-  ],
-  [
-    'exit left to the caller',
-    guest(backend, undefined, (vcpu) => {
-      let exit = vcpu.run();
-      while (exit.kind === 'pio' && !exit.write) exit = vcpu.run(answer);
-      return exit;
-    }),
-  ],
-];
+const isEnd = (exit) => exit.kind === 'pio' && exit.port === 0x80;
+const ofAddon = (guest, backend) => ({ round: () => guest.round(EXITS[backend]), end() {} });
+
+/** The ways that there are to take this access, the one that others are put beside first. */
+function ways(backend, access) {
+  const rung = access === 'port write';
+  const bare = (ioeventfd) => () => ofAddon(new BareLoop(access, ioeventfd), backend);
+  const take = (vcpu) => {
+    let exit = vcpu.run();
+    while (!isEnd(exit)) exit = vcpu.run(exit.write ? undefined : answer);
+    return exit;
+  };
+  const all = [
+    ['device in Rust', () => ofAddon(new RustDevice(backend, access), backend)],
+    ['bare kvm-ioctls', backend === 'kvm' && bare(false)],
+    ['TypeScript, called directly', () => guest(backend, access, device, (vcpu) => vcpu.run())],
+    ['TypeScript, from a thread', () => guest(backend, access, device, (vcpu) => vcpu.runAsync())],
+    ['exit left to the caller', () => guest(backend, access, undefined, take)],
+    [
+      'doorbell in TypeScript',
+      rung &&
+        (() =>
+          guest(
+            backend,
+            access,
+            () => {},
+            (vcpu) => vcpu.runAsync(),
+          )),
+    ],
+    ['bare ioeventfd', rung && backend === 'kvm' && bare(true)],
+  ];
+  return all.filter(([, make]) => make).map(([name, make]) => ({ name, way: make(), times: [], more: [] }));
+}
 
 const backends = ['soft'];
 try {
@@ -101,26 +113,27 @@ try {
 }
 const number = (value, width = 14) => value.toFixed(0).padStart(width);
 for (const backend of backends) {
-  const all = ways(backend).map(([name, way]) => ({ name, way, times: [], more: [] }));
-  // The first round warms up.
-  for (let round = 0; round <= ROUNDS; round += 1) {
-    const times = [];
-    for (const { way } of all) times.push(await way.round());
-    if (round === 0) continue;
-    for (const [i, { times: kept, more }] of all.entries()) {
-      kept.push(times[i]);
-      more.push(times[i] - times[0]);
+  for (const access of accesses()) {
+    const all = ways(backend, access);
+    // The first round warms up.
+    for (let round = 0; round <= ROUNDS; round += 1) {
+      const times = [];
+      for (const { way } of all) times.push(await way.round());
+      if (round === 0) continue;
+      for (const [i, { times: kept, more }] of all.entries()) {
+        kept.push(times[i]);
+        more.push(times[i] - times[0]);
+      }
     }
-  }
-  console.log(
-    `\n${`port read on ${backend}`.padEnd(30)}${'ns'.padStart(14)}${'over Rust'.padStart(14)}${'times'.padStart(9)}`,
-  );
-  const base = median([...all[0].times]);
-  for (const { name, way, times, more } of all) {
-    const time = median(times);
-    console.log(
-      `${name.padEnd(30)}${number(time)}${number(median(more))}${(time / base).toFixed(2).padStart(9)}`,
-    );
-    way.end();
+    const title = `${access} on ${backend}`.padEnd(30);
+    console.log(`\n${title}${'ns'.padStart(14)}${'over Rust'.padStart(14)}${'times'.padStart(9)}`);
+    const base = median([...all[0].times]);
+    for (const { name, way, times, more } of all) {
+      const time = median(times);
+      console.log(
+        `${name.padEnd(30)}${number(time)}${number(median(more))}${(time / base).toFixed(2).padStart(9)}`,
+      );
+      way.end();
+    }
   }
 }

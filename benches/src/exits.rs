@@ -14,18 +14,8 @@ use squib_vmm::host::{StdClock, ThreadWaker};
 
 use crate::Result;
 use crate::bare_kvm::Bare;
-use crate::guest::{Access, END, Guest, PORT, PORT_READ};
+use crate::guest::{ACCESSES, END, Guest, PORT};
 use crate::measure::median;
-
-const ACCESSES: [(&str, Access); 4] = [
-    // out dx, al; loop back; out 0x80, al
-    ("port write", Access(&[0xee, 0xe2, 0xfd, 0xe6, 0x80])),
-    ("port read", PORT_READ),
-    // mov [bx], al; loop back; out 0x80, al
-    ("MMIO write", Access(&[0x88, 0x07, 0xe2, 0xfc, 0xe6, 0x80])),
-    // mov al, [bx]; loop back; out 0x80, al
-    ("MMIO read", Access(&[0x8a, 0x07, 0xe2, 0xfc, 0xe6, 0x80])),
-];
 
 const SOFT_EXITS: u16 = 60_000;
 const KVM_EXITS: u16 = 500;

@@ -50,8 +50,16 @@ pub(crate) const END: u16 = 0x80;
 /// A real-mode loop of CX accesses, then a write to [`END`].
 pub(crate) struct Access(pub(crate) &'static [u8]);
 
-/// in al, dx; loop back; out 0x80, al
-pub(crate) const PORT_READ: Access = Access(&[0xec, 0xe2, 0xfd, 0xe6, 0x80]);
+pub(crate) const ACCESSES: [(&str, Access); 4] = [
+    // out dx, al; loop back; out 0x80, al
+    ("port write", Access(&[0xee, 0xe2, 0xfd, 0xe6, 0x80])),
+    // in al, dx
+    ("port read", Access(&[0xec, 0xe2, 0xfd, 0xe6, 0x80])),
+    // mov [bx], al
+    ("MMIO write", Access(&[0x88, 0x07, 0xe2, 0xfc, 0xe6, 0x80])),
+    // mov al, [bx]
+    ("MMIO read", Access(&[0x8a, 0x07, 0xe2, 0xfc, 0xe6, 0x80])),
+];
 
 /// A vCPU that makes the accesses, with the device at both places.
 pub(crate) struct Guest {

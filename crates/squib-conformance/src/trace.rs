@@ -45,7 +45,7 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
-    use iced_x86::Mnemonic as M;
+    use iced_x86::{Instruction, Mnemonic as M};
 
     use crate::bench::soft_guests;
     use crate::case::Test;
@@ -53,7 +53,7 @@ mod tests {
     fn mnemonics(case: &str) -> Vec<M> {
         let Test { case, .. } = case.parse().unwrap();
         let [_, mut plain] = soft_guests().unwrap();
-        plain.trace(&case).unwrap().instructions().iter().map(|i| i.mnemonic()).collect()
+        plain.trace(&case).unwrap().instructions().iter().map(Instruction::mnemonic).collect()
     }
 
     #[test]
