@@ -1,7 +1,7 @@
 // What one exit to a device costs in each way that squib has, and in a bare loop on kvm-ioctls: the same guests, the same
 // process, rounds in turn. Differences are within a round, so that what slows the machine slows all sides.
 //
-//   node scripts/bench-devices.mjs [ROUNDS]
+//   node scripts/bench-devices.mjs [ROUNDS] [soft | kvm]
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { backendCapabilities, Vm } from '../dist/esm/index.js';
@@ -11,7 +11,8 @@ const ENTRY = 0x1000;
 const PORT = 0x510;
 const MMIO = 0x20000;
 const EXITS = { soft: 60_000, kvm: 2_500 };
-const ROUNDS = Number(process.argv[2] ?? 21);
+const [rounds = '21', only] = process.argv.slice(2);
+const ROUNDS = Number(rounds);
 
 function median(values) {
   return values.sort((a, b) => a - b)[values.length >> 1];
@@ -112,7 +113,7 @@ try {
   console.log(`SKIPPED: TypeScript devices on kvm, because ${error.message}`);
 }
 const number = (value, width = 14) => value.toFixed(0).padStart(width);
-for (const backend of backends) {
+for (const backend of backends.filter((name) => !only || name === only)) {
   for (const access of accesses()) {
     const all = ways(backend, access);
     // The first round warms up.
