@@ -4,7 +4,8 @@
 //! processors have ([`features`]). A [`case::Case`] runs on the host CPU ([`host`]) and on backends ([`guest`]), in the same
 //! address space with the same descriptors ([`layout`]); [`compare`] says where what they leave differs, but for what the
 //! manuals leave undefined ([`undefined`]) and what is AMD's choice ([`vendor`]) in the instructions that have run
-//! ([`mod@trace`]). [`mod@bench`] does so for one case, [`campaign`] for many; [`shrink`] makes a failing case small. [`suite`] runs the test files on every tier, and [`vectors`] plays what a host once said.
+//! ([`mod@trace`]). [`mod@bench`] does so for one case, [`campaign`] for many; [`shrink`] makes a failing case small.
+//! [`suite`] runs the test files on every tier, and [`vectors`] plays what a host once said.
 //!
 //! See `docs/conformance.md`.
 
