@@ -17,10 +17,17 @@ pub fn exit_data(value: u64, width: usize) -> ExitData {
 
 /// The number that the 1 to 8 bytes of an access are; `None` of no bytes, or more.
 ///
-/// Every exit comes through here, so it has no call, as a copy of some length would be, and no jump through a table.
+/// Every write comes through here, so it has no call, as a copy of some length would be, and no jump through a table.
 #[inline]
 pub fn exit_value(data: &[u8]) -> Option<u64> {
     let len = data.len();
+    // What most devices' registers are wide.
+    if let [byte] = data {
+        return Some((*byte).into());
+    }
+    if let Ok(word) = data.try_into() {
+        return Some(u32::from_le_bytes(word).into());
+    }
     let place = |index: usize| 8 * (index as u32 & 7);
     match (data.first_chunk(), data.last_chunk()) {
         // Two halves, which overlap in what is shorter than 8 bytes.

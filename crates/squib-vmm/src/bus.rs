@@ -444,6 +444,7 @@ impl Lookup {
     }
 
     /// Finds an access that is not the last one's range's, and remembers whose it is.
+    #[inline(never)]
     fn search(&mut self, addr: u64, width: u64) -> Option<u64> {
         let at = self.contents.map.partition_point(|m| m.last < addr);
         let offset = self.contents.map.get(at)?.offset(addr, width)?;

@@ -83,31 +83,40 @@ impl VcpuLoop {
     /// of [`Vcpu::run`]. After a device's error its access is completed, a read with all bits set, so that the
     /// guest is in a consistent state and can be run again.
     pub fn run(&mut self, entry: VmEntry, host: &mut dyn Host) -> Result<Stop> {
-        let mut result = self.vcpu.run(entry);
+        let (mut given, mut answer) = (Some(entry), Answer::Written);
         loop {
-            // Most exits are accesses that a device answers, so that much of an exit is read and no more moved.
-            let Some(access) = result.as_ref().ok().and_then(Access::of) else {
-                match self.settle(result?, host) {
-                    ControlFlow::Continue(entry) => result = self.vcpu.run(entry),
-                    ControlFlow::Break(end) => return end,
+            // Each entry is made where it is passed on, and an exit stays where it was written: of most, which are accesses that a
+            // device answers, no more than a few numbers are moved.
+            let result = match (given.take(), answer) {
+                (Some(entry), _) => self.vcpu.run(entry),
+                (None, Answer::Written) => self.vcpu.run(VmEntry::Resume),
+                (None, Answer::Read { value, width }) => {
+                    self.vcpu.run(VmEntry::Read(exit_data(value, width.into())))
                 }
-                continue;
             };
-            drop(result);
-            result = match self.access(&access, host) {
-                Ok(None) => self.vcpu.run(VmEntry::Resume),
-                Ok(Some(value)) => self.vcpu.run(VmEntry::Read(exit_data(value, access.width.into()))),
-                Err(unsettled) => match self.finish(unsettled, access.exit()) {
-                    ControlFlow::Continue(entry) => self.vcpu.run(entry),
-                    ControlFlow::Break(end) => return end,
-                },
+            let settled = match result.as_ref().ok().and_then(Access::of) {
+                Some(access) => {
+                    drop(result);
+                    match self.access(&access, host) {
+                        Ok(next) => {
+                            answer = next;
+                            continue;
+                        }
+                        Err(unsettled) => self.finish(unsettled, access.exit()),
+                    }
+                }
+                None => self.settle(result?, host),
             };
+            match settled {
+                ControlFlow::Continue(entry) => given = Some(entry),
+                ControlFlow::Break(end) => return end,
+            }
         }
     }
 
-    /// Takes an access to the device it is meant for, and gives what was read.
+    /// Takes an access to the device it is meant for, and gives its answer.
     #[inline]
-    fn access(&mut self, access: &Access, host: &mut dyn Host) -> Result<Option<u64>, Unsettled> {
+    fn access(&mut self, access: &Access, host: &mut dyn Host) -> Result<Answer, Unsettled> {
         let Access { addr, write, width, value, .. } = *access;
         let (bus, kind) = match access.port {
             true => (&mut self.ports, ExitKind::Pio),
@@ -116,28 +125,31 @@ impl VcpuLoop {
         self.counts.count(kind);
         bus.refresh();
         if write && bus.ring(addr, width, value) {
-            return Ok(None);
+            return Ok(Answer::Written);
         }
         let (mapping, offset) = bus.locate(addr, width).ok_or(Unsettled::Unclaimed)?;
         mapping.count(write);
         if write {
             let action = match mapping.target() {
-                Target::Device(device) => device.write(offset, width, value)?,
-                Target::External(id) => host.write(*id, offset, width, value)?,
+                Target::Device(device) => device.write(offset, width, value),
+                Target::External(id) => host.write(*id, offset, width, value),
                 Target::Reserved => return Err(Unsettled::Unclaimed),
             };
-            return if action == Action::Continue { Ok(None) } else { wanted(action) };
+            return match action {
+                Ok(Action::Continue) => Ok(Answer::Written),
+                other => wanted(other),
+            };
         }
         let value = match mapping.target() {
-            Target::Device(device) => device.read(offset, width)?,
-            Target::External(id) => host.read(*id, offset, width)?,
+            Target::Device(device) => device.read(offset, width),
+            Target::External(id) => host.read(*id, offset, width),
             Target::Reserved => return Err(Unsettled::Unclaimed),
-        };
-        Ok(Some(value))
+        }?;
+        Ok(Answer::Read { value, width })
     }
 
     /// Settles an exit that is no access.
-    #[inline(never)]
+    #[cold]
     fn settle(&mut self, exit: VmExit, host: &mut dyn Host) -> ControlFlow<Result<Stop>, VmEntry> {
         self.counts.count(exit.kind());
         let settled = match &exit {
@@ -156,13 +168,14 @@ impl VcpuLoop {
     }
 
     /// What becomes of an exit that is not settled.
-    #[inline(never)]
+    #[cold]
     fn finish(&mut self, unsettled: Unsettled, exit: VmExit) -> ControlFlow<Result<Stop>, VmEntry> {
         match unsettled {
             Unsettled::End(end) => {
                 self.complete(exit);
-                ControlFlow::Break(end)
+                ControlFlow::Break(*end)
             }
+            Unsettled::Halted { deadline_ns } => ControlFlow::Break(Ok(Stop::Halted { deadline_ns })),
             Unsettled::Unclaimed => match self.unclaimed.answer(&exit) {
                 Some(entry) => {
                     self.counts.count_open_bus();
@@ -189,7 +202,7 @@ impl VcpuLoop {
         let deadline_ns = self.vcpu.idle_deadline_ns();
         match host.idle(deadline_ns) {
             Idle::Resume => Ok(()),
-            Idle::Return => Err(Unsettled::End(Ok(Stop::Halted { deadline_ns }))),
+            Idle::Return => Err(Unsettled::Halted { deadline_ns }),
         }
     }
 
@@ -223,7 +236,7 @@ struct Access {
     write: bool,
     /// Bytes, 1 to 8.
     width: u8,
-    /// What is written.
+    /// What is written; 0 of a read.
     value: u64,
 }
 
@@ -236,7 +249,9 @@ impl Access {
             VmExit::Mmio { addr, write, data } => (false, *addr, *write, data),
             _ => return None,
         };
-        Some(Self { port, addr, write, width: data.len() as u8, value: exit_value(data)? })
+        let value = if write { exit_value(data)? } else { 0 };
+        let width = u8::try_from(data.len()).ok().filter(|width| matches!(width, 1..=8))?;
+        Some(Self { port, addr, write, width, value })
     }
 
     /// Its exit.
@@ -249,30 +264,44 @@ impl Access {
     }
 }
 
-/// Why an exit does not let the guest go on at once.
+/// What a device answers.
+#[derive(Clone, Copy)]
+enum Answer {
+    Written,
+    /// `width` is 1 to 8 bytes.
+    Read {
+        value: u64,
+        width: u8,
+    },
+}
+
+/// Why an exit does not let the guest go on at once. It is small, because each access could have that outcome.
 enum Unsettled {
     /// The run ends.
-    End(Result<Stop>),
+    End(Box<Result<Stop>>),
+    /// The run ends, because the host cannot wait for an interrupt.
+    Halted { deadline_ns: Option<u64> },
     /// Nobody here answers.
     Unclaimed,
 }
 
 impl From<Error> for Unsettled {
+    #[cold]
     fn from(error: Error) -> Self {
-        Self::End(Err(error))
+        Self::End(Box::new(Err(error)))
     }
 }
 
 /// What a device wants of the run loop after a write.
 #[cold]
-fn wanted(action: Action) -> Result<Option<u64>, Unsettled> {
-    let stop = match action {
-        Action::Continue => return Ok(None),
+fn wanted(action: Result<Action>) -> Result<Answer, Unsettled> {
+    let stop = match action? {
+        Action::Continue => return Ok(Answer::Written),
         Action::PowerOff => Stop::PowerOff,
         Action::Reset => Stop::Reset,
         Action::DebugExit(status) => Stop::DebugExit(status),
     };
-    Err(Unsettled::End(Ok(stop)))
+    Err(Unsettled::End(Box::new(Ok(stop))))
 }
 
 impl Unclaimed {

@@ -61,12 +61,18 @@ impl Kick {
         let after = self.state.fetch_sub(thread, Ordering::SeqCst);
         // Whoever kicks has requested before, and nobody but this thread takes requests.
         if at_once || after & REQUESTED != 0 {
-            while self.state.load(Ordering::SeqCst) & KICKING != 0 {
-                std::thread::yield_now();
-            }
-            immediate_exit.store(0, Ordering::SeqCst);
+            self.leave(immediate_exit);
         }
         result
+    }
+
+    /// The rest of leaving when there was, or could have been, a request.
+    #[cold]
+    fn leave(&self, immediate_exit: &AtomicU8) {
+        while self.state.load(Ordering::SeqCst) & KICKING != 0 {
+            std::thread::yield_now();
+        }
+        immediate_exit.store(0, Ordering::SeqCst);
     }
 
     /// Takes the request, if there is one.

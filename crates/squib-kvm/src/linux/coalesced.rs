@@ -146,7 +146,7 @@ mod tests {
     fn put(page: &mut RunPage, index: usize, (pio, addr, len, value): (u64, u64, u64, u64)) {
         let at = RING + 8 + 24 * index;
         for (offset, size, field) in [(0, 8, addr), (8, 4, len), (12, 4, pio), (16, 8, value)] {
-            page.set_data(at + offset, size, field);
+            page.set_data(at + offset, &field.to_le_bytes()[..size]);
         }
     }
 
@@ -177,8 +177,8 @@ mod tests {
         for (n, entry) in entries.into_iter().enumerate() {
             put(&mut page, (first + n) % 170, entry);
         }
-        page.set_data(RING, 4, first as u64);
-        page.set_data(RING + 4, 4, ((first + entries.len()) % 170) as u64);
+        page.set_data(RING, &(first as u32).to_le_bytes());
+        page.set_data(RING + 4, &(((first + entries.len()) % 170) as u32).to_le_bytes());
         coalesced.deliver(&page);
         let delivered = [(0x70, 1, 0xaa), (0x71, 1, 0xcc), (u64::MAX - 3, 4, 0x3344_5566)];
         assert_eq!(*log.0.lock().unwrap(), delivered);
@@ -190,9 +190,9 @@ mod tests {
         let (log, mut page) = (Arc::new(Log::default()), RunPage::blank());
         let coalesced = zones(&log);
         put(&mut page, 0, (1, 0x70, 1, 1));
-        for (first, last) in [(170, 0), (u64::from(u32::MAX), 1)] {
-            page.set_data(RING, 4, first);
-            page.set_data(RING + 4, 4, last);
+        for (first, last) in [(170, 0), (u32::MAX, 1)] {
+            page.set_data(RING, &u32::to_le_bytes(first));
+            page.set_data(RING + 4, &u32::to_le_bytes(last));
             coalesced.deliver(&page);
         }
         coalesced.ring.store(3 * PAGE_SIZE as usize, Ordering::Release);

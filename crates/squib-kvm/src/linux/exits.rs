@@ -2,9 +2,7 @@
 
 use kvm_bindings::*;
 use smallvec::SmallVec;
-use squib_core::{
-    Error, ErrorCode, MsrReason, Result, SystemEventKind, VmEntry, VmExit, exit_data, exit_value,
-};
+use squib_core::{Error, ErrorCode, MsrReason, Result, SystemEventKind, VmEntry, VmExit, exit_data};
 
 use super::arch::{NO_SUCH_HYPERCALL, debug_info};
 use super::run_page::{Internal, MMIO_DATA, RunPage};
@@ -17,7 +15,7 @@ pub(super) const HC_MAP_GPA_RANGE: u64 = 12;
 const DATA_ABORT: u64 = 0x24 << 26 | 1 << 25;
 
 /// All bits set, what an unanswered read gives.
-const EMPTY_BUS: u64 = u64::MAX;
+const EMPTY_BUS: [u8; 8] = [0xff; 8];
 
 /// Which answer the last exit waits for, and where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,19 +42,17 @@ pub(super) struct Access {
     write: bool,
 }
 
-/// The exit that the page holds, and in `pending`, which was [`Pending::Nothing`], what it waits for. `rip` finds out
-/// where the guest is, for the exits that say so.
+/// The exit that the page holds, if it is an access as it should be, and in `pending` what it waits for.
 ///
-/// It is a result because [`Vcpu::run`](squib_core::Vcpu::run) returns one, and never inlined: so the exit is written once,
-/// where that one's caller wants it.
-#[inline(never)]
-pub(super) fn decode(page: &RunPage, pending: &mut Pending, rip: impl FnOnce() -> u64) -> Result<VmExit> {
+/// Most exits are. It is inlined where they are returned, so that the code of such an exit lies together.
+#[inline]
+pub(super) fn access(page: &RunPage, pending: &mut Pending) -> Option<VmExit> {
     match page.exit_reason() {
         KVM_EXIT_IO => {
             let io = page.io();
             let len = u64::from(io.count) * u64::from(io.size);
             if io.count == 0 || !matches!(io.size, 1 | 2 | 4) || !page.holds(io.data_offset, len) {
-                return malformed("KVM_EXIT_IO", &io);
+                return None;
             }
             let access = Access {
                 offset: io.data_offset as usize,
@@ -66,25 +62,28 @@ pub(super) fn decode(page: &RunPage, pending: &mut Pending, rip: impl FnOnce() -
                 write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
             };
             *pending = Pending::Access(access);
-            Ok(access.port_exit(page))
+            Some(access.port_exit(page))
         }
         KVM_EXIT_MMIO => {
             let mmio = page.mmio();
             let (size, write) = (mmio.len as usize, mmio.is_write != 0);
             if !(1..=8).contains(&size) {
-                return malformed("KVM_EXIT_MMIO", &mmio);
+                return None;
             }
             *pending = Pending::Access(Access { offset: MMIO_DATA, size, left: 0, port: 0, write });
             let value = if write { u64::from_le_bytes(mmio.data) } else { 0 };
-            Ok(VmExit::Mmio { addr: mmio.phys_addr, write, data: exit_data(value, size) })
+            Some(VmExit::Mmio { addr: mmio.phys_addr, write, data: exit_data(value, size) })
         }
-        reason => Ok(decode_rare(page, reason, pending, rip)),
+        _ => None,
     }
 }
 
-#[cold]
-fn decode_rare(page: &RunPage, reason: u32, pending: &mut Pending, rip: impl FnOnce() -> u64) -> VmExit {
-    match reason {
+/// The exit that the page holds when it is no [`access`], and in `pending` what it waits for. `rip` finds out where the guest is,
+/// for the exits that say so.
+pub(super) fn other(page: &RunPage, pending: &mut Pending, rip: impl FnOnce() -> u64) -> VmExit {
+    match page.exit_reason() {
+        KVM_EXIT_IO => malformed("KVM_EXIT_IO", &page.io()),
+        KVM_EXIT_MMIO => malformed("KVM_EXIT_MMIO", &page.mmio()),
         KVM_EXIT_HLT => VmExit::Hlt,
         KVM_EXIT_HYPERCALL => {
             let call = page.hypercall();
@@ -137,9 +136,8 @@ fn decode_rare(page: &RunPage, reason: u32, pending: &mut Pending, rip: impl FnO
     }
 }
 
-#[cold]
-fn malformed(what: &str, fields: &dyn std::fmt::Debug) -> Result<VmExit> {
-    Ok(VmExit::InternalError(format!("{what} makes no sense: {fields:?}")))
+fn malformed(what: &str, fields: &dyn std::fmt::Debug) -> VmExit {
+    VmExit::InternalError(format!("{what} makes no sense: {fields:?}"))
 }
 
 fn msr_reason(reason: u32) -> MsrReason {
@@ -203,39 +201,47 @@ impl Access {
         VmExit::Pio { port: self.port, write: self.write, data: exit_data(value, self.size) }
     }
 
-    /// Puts what was read into the page. `None`: this is no answer to the access.
+    /// Whether these are the bytes that it waits for.
     #[inline]
-    fn answer(&self, page: &mut RunPage, entry: &VmEntry) -> Option<()> {
-        let value = match entry {
-            VmEntry::Resume | VmEntry::Complete(None) => EMPTY_BUS,
-            VmEntry::Read(data) | VmEntry::Complete(Some(data)) if !self.write && data.len() == self.size => {
-                exit_value(data)?
-            }
-            _ => return None,
-        };
-        if !self.write {
-            page.set_data(self.offset, self.size, value);
-        }
-        Some(())
+    fn takes(&self, data: &[u8]) -> bool {
+        !self.write && data.len() == self.size
+    }
+
+    /// Puts what was read into the page.
+    #[inline]
+    fn read(&self, page: &mut RunPage, data: &[u8]) {
+        page.set_data(self.offset, data);
     }
 }
 
 impl Pending {
-    /// Puts the answer to the last exit into the page.
+    /// Puts the answer to the last exit into the page, and says whether the access is only to be completed.
     ///
     /// # Errors
     /// [`ErrorCode::BadEntry`] when `entry` is no answer to it; nothing has changed then.
     #[inline]
-    pub(super) fn answer(&self, page: &mut RunPage, entry: &VmEntry) -> Result<()> {
-        match self {
-            Self::Access(access) => access.answer(page, entry).ok_or_else(|| self.refuse(entry)),
-            _ => self.answer_rare(page, entry),
+    pub(super) fn answer(&self, page: &mut RunPage, entry: VmEntry) -> Result<bool> {
+        match (self, &entry) {
+            (Self::Access(access), VmEntry::Resume) if access.write => {}
+            (Self::Access(access), VmEntry::Read(data)) if access.takes(data) => access.read(page, data),
+            _ => return self.answer_rare(page, entry),
         }
+        Ok(false)
     }
 
-    fn answer_rare(&self, page: &mut RunPage, entry: &VmEntry) -> Result<()> {
-        match (self, entry) {
-            (Self::Nothing, VmEntry::Resume | VmEntry::Complete(None)) => {}
+    #[cold]
+    fn answer_rare(&self, page: &mut RunPage, entry: VmEntry) -> Result<bool> {
+        match (self, &entry) {
+            (
+                Self::Nothing | Self::Access(Access { write: true, .. }),
+                VmEntry::Resume | VmEntry::Complete(None),
+            ) => {}
+            (Self::Access(access), VmEntry::Resume | VmEntry::Complete(None)) => {
+                access.read(page, &EMPTY_BUS[..access.size]);
+            }
+            (Self::Access(access), VmEntry::Complete(Some(data))) if access.takes(data) => {
+                access.read(page, data);
+            }
             (Self::Hypercall, VmEntry::Resume | VmEntry::Complete(None)) => {
                 page.set_hypercall_return(NO_SUCH_HYPERCALL);
             }
@@ -246,9 +252,9 @@ impl Pending {
             }
             (Self::MsrRead, VmEntry::Resume | VmEntry::Complete(None))
             | (Self::MsrRead | Self::MsrWrite, VmEntry::MsrFault) => page.set_msr_answer(None),
-            _ => return Err(self.refuse(entry)),
+            _ => return Err(self.refuse(&entry)),
         }
-        Ok(())
+        Ok(matches!(entry, VmEntry::Complete(_)))
     }
 
     /// The next element of a string access, of which the last has been answered.

@@ -140,46 +140,38 @@ impl RunPage {
 
     /// Whether `len` bytes at `offset` lie in the page.
     pub(super) fn holds(&self, offset: u64, len: u64) -> bool {
-        offset.checked_add(len).is_some_and(|end| end <= self.len as u64)
+        let end = self.len as u64;
+        len <= end && offset <= end - len
     }
 
     /// The `size` bytes at `offset`, 1 to 8, little-endian; 0 when they are not all in the page.
     #[inline]
     pub(super) fn data(&self, offset: usize, size: usize) -> u64 {
-        if !self.holds(offset as u64, size as u64) {
+        if !matches!(size, 1..=8) || !self.holds(offset as u64, size as u64) {
             return 0;
         }
-        // SAFETY: all of the place is in the mapping, and nothing outside of its `size` bytes is read.
-        unsafe {
-            let at = self.start.as_ptr().cast::<u8>().add(offset);
-            let byte = |index: usize| u64::from(at.add(index).read()) << (8 * index);
-            let half = |index: usize| u64::from(at.add(index).cast::<u32>().read_unaligned()) << (8 * index);
-            match size {
-                // What is shorter than the parts together is covered by parts that overlap.
-                4..=8 => half(0) | half(size - 4),
-                1..4 => byte(0) | byte(size / 2) | byte(size - 1),
-                _ => 0,
-            }
-        }
+        // Eight bytes are read in any case: where the page ends before, those that it ends with.
+        let start = offset.min(self.len - 8);
+        // SAFETY: they are in the mapping, which is longer than that.
+        let word = unsafe { self.start.as_ptr().byte_add(start).cast::<u64>().read_unaligned() };
+        u64::from_le(word) >> (8 * (offset - start)) & u64::MAX >> (64 - 8 * size)
     }
 
-    /// Writes the low `size` bytes of `value`, 1 to 8, at `offset`; nothing when they would not all be in the page.
+    /// Writes 1 to 8 bytes at `offset`; nothing when there are more, or they would not all be in the page.
     #[inline]
-    pub(super) fn set_data(&mut self, offset: usize, size: usize, value: u64) {
-        if !self.holds(offset as u64, size as u64) {
+    pub(super) fn set_data(&mut self, offset: usize, data: &[u8]) {
+        let len = data.len();
+        if !self.holds(offset as u64, len as u64) {
             return;
         }
-        // SAFETY: all of the place is in the mapping, of which nothing is borrowed, and nothing outside of its `size`
-        // bytes is written.
+        // SAFETY: all of the place is in the mapping, of which nothing is borrowed, and nothing outside of its bytes is
+        // written. Parts that overlap cover what is shorter than they are together.
         unsafe {
-            let at = self.start.as_ptr().cast::<u8>().add(offset);
-            let byte = |index: usize| at.add(index).write((value >> (8 * index)) as u8);
-            let half = |index: usize| {
-                at.add(index).cast::<u32>().write_unaligned((value >> (8 * index)) as u32);
-            };
-            match size {
-                4..=8 => [0, size - 4].into_iter().for_each(half),
-                1..4 => [0, size / 2, size - 1].into_iter().for_each(byte),
+            let to = self.start.as_ptr().cast::<u8>().add(offset);
+            let copy = |at: usize, len| data.as_ptr().add(at).copy_to_nonoverlapping(to.add(at), len);
+            match len {
+                4..=8 => [0, len - 4].into_iter().for_each(|at| copy(at, 4)),
+                1..4 => [0, len / 2, len - 1].into_iter().for_each(|at| copy(at, 1)),
                 _ => {}
             }
         }

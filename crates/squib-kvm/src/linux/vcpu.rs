@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{
-    KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
-};
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SET_TPR};
 use kvm_ioctls::VcpuFd;
 use squib_core::{CancelHandle, Error, ErrorCode, Result, Vcpu, VmEntry, VmExit};
 
@@ -49,9 +47,34 @@ impl KvmVcpu {
         Ok(Self { fd, page, pending: Pending::Nothing, state, kick: Arc::new(kick), id, vm })
     }
 
-    /// Whether the exit in the run page, one of the rarer, is nobody's business: a signal, on x86 a new task priority of which
-    /// nobody asked to hear, a dirty ring that was full and is not any more.
+    /// What it means that `KVM_RUN` returned otherwise than with an access: the exit, or nothing when the guest is to be
+    /// entered again.
     #[cold]
+    fn returned(&mut self, entered: Result<(), kvm_ioctls::Error>, complete: bool) -> Result<Option<VmExit>> {
+        match entered.map_err(kvm_ioctls::Error::errno) {
+            Ok(()) if self.goes_on()? => Ok(None),
+            Ok(()) => self.exit().map(Some),
+            // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
+            Err(libc::EINTR | libc::EAGAIN) => {
+                self.no_exit(true);
+                if complete {
+                    return Ok(Some(VmExit::Completed));
+                }
+                Ok(self.kick.take().then_some(VmExit::Cancelled))
+            }
+            // The one exit that comes with an error (KVM API, 5 `KVM_EXIT_MEMORY_FAULT`).
+            Err(libc::EFAULT | libc::EHWPOISON) if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
+                self.exit().map(Some)
+            }
+            Err(errno) => {
+                self.no_exit(false);
+                Err(failed("KVM_RUN", kvm_ioctls::Error::new(errno)))
+            }
+        }
+    }
+
+    /// Whether the exit in the run page is nobody's business: a signal, on x86 a new task priority of which nobody asked to
+    /// hear, a dirty ring that was full and is not any more.
     fn goes_on(&self) -> Result<bool> {
         match self.page.exit_reason() {
             KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Ok(true),
@@ -60,11 +83,11 @@ impl KvmVcpu {
         }
     }
 
-    /// The exit in the run page.
+    /// The exit in the run page, which is no access.
     fn exit(&mut self) -> Result<VmExit> {
-        let mut exit = exits::decode(&self.page, &mut self.pending, || program_counter(&self.fd));
-        self.left(&mut exit);
-        exit
+        let mut exit = exits::other(&self.page, &mut self.pending, || program_counter(&self.fd));
+        self.left(&mut exit)?;
+        Ok(exit)
     }
 }
 
@@ -74,11 +97,10 @@ impl Vcpu for KvmVcpu {
     }
 
     fn run(&mut self, entry: VmEntry) -> Result<VmExit> {
-        self.pending.answer(&mut self.page, &entry)?;
+        let complete = self.pending.answer(&mut self.page, entry)?;
         if let Some(exit) = self.pending.next_element(&self.page) {
             return Ok(exit);
         }
-        let complete = matches!(entry, VmEntry::Complete(_));
         if let Some(exit) = self.about_to_enter(complete)? {
             return Ok(exit);
         }
@@ -86,27 +108,13 @@ impl Vcpu for KvmVcpu {
         loop {
             let entered = self.kick.inside(&self.page, complete, || sys::run(&self.fd));
             self.vm.coalesced.deliver(&self.page);
-            match entered.map_err(kvm_ioctls::Error::errno) {
-                Ok(()) if self.page.exit_reason() > KVM_EXIT_MMIO && self.goes_on()? => {}
-                Ok(()) => return self.exit(),
-                // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
-                Err(libc::EINTR | libc::EAGAIN) => {
-                    self.no_exit(true);
-                    if complete {
-                        return Ok(VmExit::Completed);
-                    }
-                    if self.kick.take() {
-                        return Ok(VmExit::Cancelled);
-                    }
-                }
-                // The one exit that comes with an error (KVM API, 5 `KVM_EXIT_MEMORY_FAULT`).
-                Err(libc::EFAULT | libc::EHWPOISON) if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
-                    return self.exit();
-                }
-                Err(errno) => {
-                    self.no_exit(false);
-                    return Err(failed("KVM_RUN", kvm_ioctls::Error::new(errno)));
-                }
+            if entered.is_ok()
+                && let Some(exit) = exits::access(&self.page, &mut self.pending)
+            {
+                return Ok(exit);
+            }
+            if let Some(exit) = self.returned(entered, complete)? {
+                return Ok(exit);
             }
         }
     }

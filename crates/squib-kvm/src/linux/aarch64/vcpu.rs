@@ -64,18 +64,10 @@ impl KvmVcpu {
     /// After an entry without an exit: nothing to note.
     pub(in crate::linux) fn no_exit(&mut self, _interrupted: bool) {}
 
-    /// Completes the exit that the guest has made. A call's function and arguments are in X0 to X6 (SMC Calling Convention,
-    /// 2.6).
-    #[inline]
-    pub(in crate::linux) fn left(&mut self, exit: &mut Result<VmExit>) {
-        if let Ok(VmExit::Hypercall { func, args }) = exit
-            && let Err(error) = self.read_call(func, args)
-        {
-            *exit = Err(error);
-        }
-    }
-
-    fn read_call(&self, func: &mut u64, args: &mut [u64; 6]) -> Result<()> {
+    /// Completes the exit that the guest has made, which is no access. A call's function and arguments are in X0 to X6 (SMC
+    /// Calling Convention, 2.6).
+    pub(in crate::linux) fn left(&mut self, exit: &mut VmExit) -> Result<()> {
+        let VmExit::Hypercall { func, args } = exit else { return Ok(()) };
         for (number, value) in std::iter::once(func).chain(args).enumerate() {
             *value = reg::get_u64(&self.fd, reg::x(number)).map_err(|e| failed("KVM_GET_ONE_REG", e))?;
         }

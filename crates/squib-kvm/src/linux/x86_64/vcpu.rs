@@ -70,10 +70,10 @@ impl KvmVcpu {
         self.state.copies.no_exit(interrupted);
     }
 
-    /// Completes the exit that the guest has made, and notes it.
-    #[inline]
-    pub(in crate::linux) fn left(&mut self, exit: &mut Result<VmExit>) {
-        self.state.halted = matches!(exit, Ok(VmExit::Hlt));
+    /// Notes the exit that the guest has made, which is no access. It was not halted: a halted one is not entered.
+    pub(in crate::linux) fn left(&mut self, exit: &mut VmExit) -> Result<()> {
+        self.state.halted = matches!(exit, VmExit::Hlt);
+        Ok(())
     }
 
     /// The caller has set registers or events: what the last exit said about them is void.
