@@ -443,7 +443,8 @@ impl Lookup {
         self.generation = generation;
     }
 
-    /// Finds an access that is not the last one's range's, and remembers whose it is.
+    /// Finds an access that is not the last one's range's, and remembers whose it is. Not inlined, so that the code of those that are
+    /// lies together.
     #[inline(never)]
     fn search(&mut self, addr: u64, width: u64) -> Option<u64> {
         let at = self.contents.map.partition_point(|m| m.last < addr);

@@ -164,8 +164,8 @@ impl RunPage {
         if !self.holds(offset as u64, len as u64) {
             return;
         }
-        // SAFETY: all of the place is in the mapping, of which nothing is borrowed, and nothing outside of its bytes is
-        // written. Parts that overlap cover what is shorter than they are together.
+        // SAFETY: all of the place is in the mapping, of which nothing is borrowed, and nothing outside of `data` is read or
+        // outside of the place written: what is shorter than the parts together is covered by parts that overlap.
         unsafe {
             let to = self.start.as_ptr().cast::<u8>().add(offset);
             let copy = |at: usize, len| data.as_ptr().add(at).copy_to_nonoverlapping(to.add(at), len);

@@ -45,6 +45,19 @@ fn port_data_outside_of_the_page_is_refused() {
 }
 
 #[test]
+fn data_may_end_with_the_page() {
+    let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+    for size in 1..=8 {
+        let (mut page, end) = (RunPage::blank(), 3 * 4096);
+        page.set_data(end - size, &bytes[..size]);
+        let expected = bytes[..size].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        assert_eq!(page.data(end - size, size), expected);
+        assert_eq!(page.data(end - size - 1, 1), 0, "what is before is as it was");
+        assert_eq!(page.data(end - size + 1, size), 0, "it would be longer than the page");
+    }
+}
+
+#[test]
 fn a_string_write_is_taken_apart() {
     let mut page = RunPage::blank();
     page.exit(KVM_EXIT_IO, |u| u.io = io(true, 2, 3, 4096));
