@@ -83,8 +83,9 @@ impl Bare {
         loop {
             let ended = match self.vcpu.run()? {
                 VcpuExit::IoOut(END, _) => true,
-                VcpuExit::IoOut(_, data) | VcpuExit::MmioWrite(_, data) => {
-                    black_box(data);
+                // Every access is of one byte, which a device would have to look at.
+                VcpuExit::IoOut(_, [value]) | VcpuExit::MmioWrite(_, [value]) => {
+                    black_box(*value);
                     false
                 }
                 VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data) => {

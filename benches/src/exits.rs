@@ -16,23 +16,52 @@ use crate::Result;
 use crate::bare_kvm::Bare;
 use crate::guest::{ACCESSES, END, Guest, PORT};
 use crate::measure::median;
+use crate::processes::{Row, medians, tell};
 
+/// The first argument of a process that measures.
+pub(crate) const CHILD: &str = "--exits-once";
+
+const PROCESSES: usize = 10;
 const SOFT_EXITS: u16 = 60_000;
 const KVM_EXITS: u16 = 500;
 /// Rounds on KVM for each on the soft backend: they are shorter, and their difference is small.
-const KVM_ROUNDS: usize = 20;
+const KVM_ROUNDS: usize = 2;
 
+/// So many rounds in each of [`PROCESSES`].
 pub(crate) fn run(rounds: usize) -> Result<()> {
+    if let Err(e) = KvmBackend::open() {
+        println!("SKIPPED: exits on kvm, because {e}");
+    }
+    let rows = medians("exits", PROCESSES, &[CHILD, &rounds.to_string()])?;
+    let (exits, interrupts): (Vec<Row>, _) = rows.into_iter().partition(|row| row.cells.len() > 1);
     println!("exit to a Rust device   ns on soft    ns on kvm    bare loop     ratio");
-    let kvm = KvmBackend::open().inspect_err(|e| println!("SKIPPED: exits on kvm, because {e}")).ok();
+    for Row { name, cells } in exits {
+        let [soft, squib, bare] = [0, 1, 2].map(|at| shown(cells[at], 0));
+        println!("{name:<24} {soft:>9} {squib:>12} {bare:>12} {:>9}", shown(cells[3], 3));
+    }
+    if !interrupts.is_empty() {
+        println!("\nto raise an interrupt                ns on kvm");
+    }
+    for Row { name, cells } in interrupts {
+        println!("{name:<22} {:>23}", shown(cells[0], 0));
+    }
+    Ok(())
+}
+
+fn shown(value: f64, decimals: usize) -> String {
+    if value.is_nan() { "–".into() } else { format!("{value:.decimals$}") }
+}
+
+/// The other end of [`run`]: for each exit four cells, which are nanoseconds on the soft backend, on KVM, and of the bare loop, and
+/// the ratio of these two; for each way to raise an interrupt one.
+pub(crate) fn child(args: &[String]) -> Result<()> {
+    let [rounds] = args else { return Err("wants the number of rounds".into()) };
+    let rounds = rounds.parse()?;
+    let kvm = KvmBackend::open().ok();
+    let mut rows = Vec::new();
     for (name, access) in &ACCESSES {
-        row(
-            name,
-            rounds,
-            kvm.as_ref(),
-            |backend| Guest::new(backend, access, |_, _| Ok(None)),
-            || Bare::new(access),
-        )?;
+        let guest = |backend: &dyn HypervisorBackend| Guest::new(backend, access, |_, _| Ok(None));
+        rows.push(row(name, rounds, kvm.as_ref(), guest, || Bare::new(access))?);
     }
     let [(_, write), ..] = &ACCESSES;
     // On KVM no exit, but a wake of the thread that listens, which the bare loop has not.
@@ -41,22 +70,24 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
             ports.map_doorbell("doorbell", (PORT, 1, None), device).map(Some)
         })
     };
-    row("  to a doorbell", rounds, kvm.as_ref(), rings, || Bare::with_ioeventfd(write))?;
+    rows.push(row("  to a doorbell", rounds, kvm.as_ref(), rings, || Bare::with_ioeventfd(write))?);
     let waits = |backend: &dyn HypervisorBackend| {
         Guest::new(backend, write, |ports, device| ports.coalesce(PORT, 1, device).map(|()| None))
     };
-    row("  gathered", rounds, kvm.as_ref(), waits, || Bare::with_coalescing(write))?;
+    rows.push(row("  gathered", rounds, kvm.as_ref(), waits, || Bare::with_coalescing(write))?);
     if let Some(kvm) = &kvm {
         let guest = (Guest::new(kvm, write, |_, _| Ok(None))?, looked_at_round as _);
         let bare = (Bare::new(write)?, Bare::looked_at_round as _);
         let [squib, bare, ratio] = compare(rounds * KVM_ROUNDS, guest, bare)?;
-        println!("  and registers are read {:>8} {squib:>12.0} {bare:>12.0} {ratio:>9.3}", "–");
+        rows.push(Row::new("  and registers are read", &[f64::NAN, squib, bare, ratio]));
+        rows.extend(interrupts(kvm, rounds)?);
     }
-    kvm.map_or(Ok(()), |kvm| interrupts(&kvm, rounds))
+    tell(&rows);
+    Ok(())
 }
 
 /// What it costs the caller to raise an interrupt, in each way that KVM has.
-fn interrupts(kvm: &KvmBackend, rounds: usize) -> Result<()> {
+fn interrupts(kvm: &KvmBackend, rounds: usize) -> Result<Vec<Row>> {
     const ADDRESS: u64 = 0xfee0_0000;
     const DATA: u32 = 0x41;
     const LINE: u32 = 5;
@@ -82,17 +113,16 @@ fn interrupts(kvm: &KvmBackend, rounds: usize) -> Result<()> {
         ("line, by two calls", &pulse),
         ("line, by trigger", &|| trigger(&line)),
     ];
-    println!("\nto raise an interrupt                ns on kvm");
-    for (name, raise) in ways {
+    let row = |(name, raise): (_, &dyn Fn() -> squib_core::Result<()>)| {
         let mut times = Vec::new();
         for _ in 0..rounds * KVM_ROUNDS {
             let start = Instant::now();
             (0..KVM_EXITS).try_for_each(|_| raise())?;
             times.push(start.elapsed().as_secs_f64() * 1e9 / f64::from(KVM_EXITS));
         }
-        println!("{name:<22} {:>23.0}", median(times));
-    }
-    Ok(())
+        Ok(Row::new(name, &[median(times)]))
+    };
+    ways.into_iter().map(row).collect()
 }
 
 fn row(
@@ -101,19 +131,17 @@ fn row(
     kvm: Option<&KvmBackend>,
     guest: impl Fn(&dyn HypervisorBackend) -> Result<Guest>,
     bare: impl Fn() -> Result<Bare>,
-) -> Result<()> {
+) -> Result<Row> {
     let mut on_soft = guest(&SoftBackend::default())?;
     let times = (0..rounds).map(|_| on_soft.round(SOFT_EXITS)).collect::<Result<Vec<_>>>()?;
-    print!("{:<22} {:>11.0}", name, median(times));
-    match kvm {
+    let [squib, bare, ratio] = match kvm {
         Some(kvm) => {
             let (guest, bare) = ((guest(kvm)?, Guest::round as _), (bare()?, Bare::round as _));
-            let [squib, bare, ratio] = compare(rounds * KVM_ROUNDS, guest, bare)?;
-            println!(" {squib:>12.0} {bare:>12.0} {ratio:>9.3}");
+            compare(rounds * KVM_ROUNDS, guest, bare)?
         }
-        None => println!(" {:>12} {:>12} {:>9}", "–", "–", "–"),
-    }
-    Ok(())
+        None => [f64::NAN; 3],
+    };
+    Ok(Row::new(name, &[median(times), squib, bare, ratio]))
 }
 
 /// Nanoseconds of one of `count` exits that are writes and go to a caller, who looks at registers after each.

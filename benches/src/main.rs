@@ -11,6 +11,7 @@ mod cpio;
 mod exits;
 mod guest;
 mod measure;
+mod processes;
 mod qemu;
 mod startup;
 mod workloads;
@@ -38,10 +39,11 @@ struct Options {
 const SECTIONS: [&str; 4] = ["workloads", "exits", "startup", "boot"];
 
 fn main() -> ExitCode {
-    // The boot bench starts this program again, so that the run's CPU time and memory are a process's own.
+    // Some benches start this program again: that a boot's CPU time and memory are a process's own, and for the median over processes.
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some(boot::CHILD) => boot::child(&args[1..]),
+        Some(exits::CHILD) => exits::child(&args[1..]),
         _ => parse(&args).and_then(|options| run(&options)),
     };
     match result {
