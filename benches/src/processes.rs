@@ -38,26 +38,27 @@ pub(crate) fn tell(rows: &[Row]) {
 pub(crate) fn medians(what: &str, count: usize, args: &[&str]) -> Result<Vec<Row>> {
     let mut tables = Vec::with_capacity(count);
     for process in 1..=count {
-        if stderr().is_terminal() {
-            eprint!("\r{what}: process {process} of {count}\x1b[K");
+        let terminal = stderr().is_terminal();
+        if terminal {
+            eprint!("{what}: process {process} of {count}");
         }
         let output = Command::new(std::env::current_exe()?).args(args).stderr(Stdio::inherit()).output()?;
+        if terminal {
+            eprint!("\r\x1b[K");
+        }
         if !output.status.success() {
             return Err(format!("{what}: process {process} ended with {}", output.status).into());
         }
         tables.push(str::from_utf8(&output.stdout)?.lines().map(Row::parse).collect::<Result<Vec<_>>>()?);
     }
-    if stderr().is_terminal() {
-        eprint!("\r\x1b[K");
-    }
     let first = tables.first().ok_or("there is no process")?;
-    let cell = |row: usize, cell: usize| {
+    let measured = |row: usize, cell: usize| {
         let values = tables.iter().map(|table| table.get(row).and_then(|row| row.cells.get(cell)));
         values.map(|value| value.copied().unwrap_or(f64::NAN)).collect()
     };
-    let rows = first.iter().enumerate().map(|(at, row)| Row {
-        name: row.name.clone(),
-        cells: (0..row.cells.len()).map(|column| median(cell(at, column))).collect(),
+    let rows = first.iter().enumerate().map(|(at, Row { name, cells })| {
+        let cells: Vec<_> = (0..cells.len()).map(|cell| median(measured(at, cell))).collect();
+        Row::new(name, &cells)
     });
     Ok(rows.collect())
 }

@@ -9,6 +9,7 @@
 )]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +18,9 @@ use crate::{Error, ErrorCode, Result};
 
 /// Size of a page in bytes, the unit of RAM regions and write tracking.
 pub const PAGE_SIZE: u64 = 4096;
+
+/// Size in bytes of the largest pages that hosts map memory in: 4 KiB, or with an aarch64 processor 16 or 64 KiB.
+const LARGEST_HOST_PAGE: usize = 64 << 10;
 
 /// RAM below 4 GiB ends here at the latest; above are the platform's device windows.
 pub const LOW_RAM_END: u64 = 0xc000_0000;
@@ -61,7 +65,7 @@ impl Region {
         };
         // Aligning by hand keeps the allocator on its zero-pages-on-demand path: an aligned `alloc_zeroed`
         // would clear every byte at once. Large regions are aligned for huge pages.
-        let align = if len >= 2 << 20 { 2 << 20 } else { PAGE_SIZE as usize };
+        let align = if len >= 2 << 20 { 2 << 20 } else { LARGEST_HOST_PAGE };
         let bytes = usize::try_from(len).ok().and_then(|l| l.checked_add(align)).ok_or_else(too_large)?;
         let layout = Layout::from_size_align(bytes, 16).map_err(|_| too_large())?;
         // SAFETY: the layout's size is at least `align`, so not zero.
@@ -186,6 +190,27 @@ impl GuestMemory {
         let regions =
             ranges.iter().map(|&(addr, len, rom)| Region::new(addr, len, rom)).collect::<Result<_>>()?;
         Ok(Arc::new(Self { regions, observer: OnceLock::new() }))
+    }
+
+    /// Refuses memory that lies in `range`, where `what` is.
+    ///
+    /// # Errors
+    /// [`ErrorCode::MemoryOverlap`].
+    pub fn keep_clear(&self, range: Range<u64>, what: &str) -> Result<()> {
+        let within = |region: &&Region| {
+            region.guest_addr() < range.end && region.guest_addr() + region.len() > range.start
+        };
+        let Some(region) = self.regions.iter().find(within) else { return Ok(()) };
+        Err(Error::new(
+            ErrorCode::MemoryOverlap,
+            format!(
+                "{:#x} bytes of memory at {:#x} lie where {what}, {:#x} to {:#x}",
+                region.len(),
+                region.guest_addr(),
+                range.start,
+                range.end
+            ),
+        ))
     }
 
     /// The regions, ascending.
@@ -364,6 +389,29 @@ mod tests {
         m.write(0x1_0000, &[1]).unwrap();
         assert_eq!(m.read_array::<1>(0x1_0000).unwrap(), [1], "the embedder fills it");
         assert_eq!(code(GuestMemory::with_rom(&[(0, 8192)], &[(4096, 4096)])), ErrorCode::MemoryOverlap);
+    }
+
+    #[test]
+    fn places_that_are_somebody_elses_are_kept_clear() {
+        let m = GuestMemory::with_regions(&[(0, 8192), (0x1_0000, 4096)]).unwrap();
+        for (range, clear) in [
+            (0x2000..0x1_0000, true),
+            (0x1fff..0x2000, false),
+            (0x1_0fff..0x2_0000, false),
+            (0x1_1000..0x2_0000, true),
+            (0..u64::MAX, false),
+        ] {
+            let refused = m.keep_clear(range.clone(), "a test is").err().map(|e| e.code());
+            assert_eq!(refused, (!clear).then_some(ErrorCode::MemoryOverlap), "{range:x?}");
+        }
+    }
+
+    #[test]
+    fn every_host_can_map_a_region() {
+        for len in [4096, 8192, 1 << 20, 4 << 20] {
+            let m = GuestMemory::new(len).unwrap();
+            assert!(m.regions()[0].host_ptr().addr().is_multiple_of(LARGEST_HOST_PAGE), "{len}");
+        }
     }
 
     #[test]

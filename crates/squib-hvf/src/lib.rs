@@ -7,6 +7,8 @@
 mod capabilities;
 mod decode;
 mod exception;
+#[cfg(any(test, all(target_os = "macos", target_arch = "aarch64")))]
+mod pages;
 mod pending;
 mod registers;
 mod syndrome;

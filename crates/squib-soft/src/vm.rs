@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use squib_core::memory::PAGE_SIZE;
 use squib_core::{
     Architecture, BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind,
     ExitSet, GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, Result, Vcpu,
     Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
+use squib_devices::{apic, ioapic};
 use squib_x86::model::CpuModel;
 
 use crate::cpu::Cpu;
@@ -83,7 +85,15 @@ impl HypervisorBackend for SoftBackend {
         }
         let controllers = match config.irqchip {
             IrqchipKind::None => None,
-            IrqchipKind::Full => Some(Arc::new(Controllers::new(Irqchip::new(MAX_VCPUS as usize)?))),
+            IrqchipKind::Full => {
+                config
+                    .memory
+                    .keep_clear(ioapic::DEFAULT_BASE..ioapic::DEFAULT_BASE + PAGE_SIZE, "the I/O APIC is")?;
+                config
+                    .memory
+                    .keep_clear(apic::DEFAULT_BASE..apic::DEFAULT_BASE + PAGE_SIZE, "the local APICs are")?;
+                Some(Arc::new(Controllers::new(Irqchip::new(MAX_VCPUS as usize)?)))
+            }
             IrqchipKind::Split => {
                 return Err(Error::new(
                     ErrorCode::Unsupported,

@@ -10,7 +10,7 @@
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -120,20 +120,22 @@ fn fadt(dsdt: u64) -> FADT {
     fadt.finalize()
 }
 
-/// Processors, whose local APIC numbers count from zero, and the I/O APIC with interrupt lines 0–23. The
-/// only one with a device is COM1's, of which the DSDT says all, so nothing needs an override.
-fn madt(vcpus: u32) -> MADT {
-    let mut madt = MADT::new(
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-        LocalInterruptController::Address(platform::LOCAL_APIC as u32),
-    );
+/// ISA interrupt 0, the 8254's, is the I/O APIC's input 2, edge-triggered and active high as that bus has it (ACPI 6.5, 5.2.12.5).
+const TIMER_OVERRIDE: [u8; 10] = [2, 10, 0, 0, 2, 0, 0, 0, 0, 0];
+
+/// Processors, whose local APIC numbers count from zero, and the I/O APIC with interrupt lines 0–23. COM1's is the only other one with
+/// a device, of which the DSDT says all.
+fn madt(vcpus: u32) -> Sdt {
+    let mut madt = Sdt::new(*b"APIC", SDT_HEADER, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    madt.append(platform::LOCAL_APIC as u32);
+    // No flags.
+    madt.append(0_u32);
     // The machine has at most `machine::MAX_VCPUS`, so a number fits the byte that this structure has for it.
     for id in 0..vcpus as u8 {
-        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+        madt.append_slice(&bytes_of(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
     }
-    madt.add_structure(IoApic::new(vcpus as u8, platform::IO_APIC as u32, 0));
+    madt.append_slice(&bytes_of(&IoApic::new(vcpus as u8, platform::IO_APIC as u32, 0)));
+    madt.append_slice(&TIMER_OVERRIDE);
     madt
 }
 
@@ -176,9 +178,11 @@ mod tests {
         assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601), "sleep control and status");
 
         let madt = table(&memory, u64_at(&xsdt, 44));
-        assert_eq!((&madt[..4], madt.len()), (&b"APIC"[..], 44 + 3 * 8 + 12));
+        assert_eq!((&madt[..4], madt.len()), (&b"APIC"[..], 44 + 3 * 8 + 12 + 10));
+        assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 0, 0, 0, 0], "local APICs, no flags");
         assert_eq!(madt[44 + 16..44 + 24], [0, 8, 2, 2, 1, 0, 0, 0], "third processor");
         assert_eq!(madt[68..80], [1, 12, 3, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0], "I/O APIC");
+        assert_eq!(madt[80..], [2, 10, 0, 0, 2, 0, 0, 0, 0, 0], "8254");
 
         let dsdt = table(&memory, u64_at(&fadt, 140));
         assert_eq!(&dsdt[..4], b"DSDT");

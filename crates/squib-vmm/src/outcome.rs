@@ -145,7 +145,17 @@ mod tests {
         assert_eq!(of(Stop::Exit(VmExit::Shutdown)), Some(Outcome::PowerOff));
         assert_eq!(of(Stop::Exit(VmExit::Reset)), Some(Outcome::Reset));
         assert_eq!(of(Stop::Exit(VmExit::TripleFault)), Some(Outcome::TripleFault));
-        assert_eq!(of(Stop::Exit(VmExit::InternalError(String::new()))), Some(Outcome::Failed));
+        for exit in [
+            VmExit::InternalError(String::new()),
+            VmExit::FailedEntry { reason: 1, cpu: 0 },
+            VmExit::InterruptWindow,
+            VmExit::MemoryFault { addr: 0x1000, size: 0x1000, flags: 8 },
+            VmExit::DirtyRingFull,
+            VmExit::Unsupported { what: String::new(), rip: 0 },
+            VmExit::Unknown { reason: 99 },
+        ] {
+            assert_eq!(of(Stop::Exit(exit)), Some(Outcome::Failed));
+        }
         assert_eq!(of(Stop::DebugExit(7)), Some(Outcome::DebugExit(7)));
         assert_eq!(of(Stop::Halted { deadline_ns: None }), None);
         for exit in [VmExit::Cancelled, VmExit::BudgetSpent, VmExit::Debug(DebugInfo::new(0, 0))] {

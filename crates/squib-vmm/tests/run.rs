@@ -2,7 +2,9 @@
 
 mod support;
 
-use squib_core::{DebugInfo, Error, ErrorCode, ExitData, ExitKind, MsrReason, VmEntry, VmExit};
+use squib_core::{
+    DebugInfo, Error, ErrorCode, ExitData, ExitKind, MsrReason, SystemEventKind, VmEntry, VmExit,
+};
 use squib_vmm::{Action, Idle, Stop, Target, Unclaimed};
 use support::*;
 
@@ -222,6 +224,12 @@ fn everything_else_goes_to_the_caller() {
         VmExit::Debug(DebugInfo::new(0, 0)),
         VmExit::InternalError("emulation".into()),
         VmExit::FailedEntry { reason: 1, cpu: 0 },
+        VmExit::InterruptWindow,
+        VmExit::MemoryFault { addr: 0x1000, size: 0x1000, flags: 8 },
+        VmExit::DirtyRingFull,
+        VmExit::Unsupported { what: "an instruction".into(), rip: 0x1000 },
+        VmExit::Unknown { reason: 99 },
+        VmExit::SystemEvent { kind: SystemEventKind::Reset, data: Default::default() },
     ];
     for mode in [Unclaimed::Platform, Unclaimed::Return] {
         for exit in exits.clone() {

@@ -25,7 +25,8 @@ fn x_of(n: u64) -> u64 {
 }
 
 /// Valid accesses: every size, extension, register, width, direction and fault status, and all the bits between that
-/// say nothing here (AR, VNCR, SET, FnV, EA and, of no meaning for an access, the two bits above WnR).
+/// say nothing here (AR, VNCR, SET, FnV, EA). The two above WnR are never set with a valid access: they are of a cache's maintenance and
+/// of a walk through tables (Arm ARM, D24.2.40).
 #[test]
 fn every_valid_data_abort() {
     let mut bank = Bank::new();

@@ -31,8 +31,10 @@ pub(super) const ELR_EL1: u16 = 0xc201;
 pub(super) const ESR_EL1: u16 = 0xc290;
 pub(super) const VBAR_EL1: u16 = 0xc600;
 
-/// `HV_MEMORY_READ | HV_MEMORY_WRITE | HV_MEMORY_EXEC`.
-const READ_WRITE_EXECUTE: u64 = 7;
+/// `HV_MEMORY_READ | HV_MEMORY_EXEC`.
+const READ_EXECUTE: u64 = 5;
+/// `HV_MEMORY_WRITE`.
+const WRITE: u64 = 2;
 
 #[link(name = "Hypervisor", kind = "framework")]
 unsafe extern "C" {
@@ -86,13 +88,14 @@ pub(super) fn destroy_vm() {
     let _ = unsafe { hv_vm_destroy() };
 }
 
-/// Gives the guest `len` bytes from `host` on at `guest`.
+/// Gives the guest `len` bytes from `host` on at `guest`, which it may write or only read and run.
 ///
 /// # Safety
 /// The memory stays where it is, and nobody borrows it, until the VM has ended.
-pub(super) unsafe fn map(host: *mut u8, guest: u64, len: usize) -> Result<()> {
+pub(super) unsafe fn map(host: *mut u8, guest: u64, len: usize, writable: bool) -> Result<()> {
+    let flags = READ_EXECUTE | if writable { WRITE } else { 0 };
     // SAFETY: the caller's promise.
-    check("hv_vm_map", unsafe { hv_vm_map(host.cast(), guest, len, READ_WRITE_EXECUTE) })
+    check("hv_vm_map", unsafe { hv_vm_map(host.cast(), guest, len, flags) })
 }
 
 /// Makes a vCPU that belongs to the calling thread, and the place where its exits are.

@@ -11,6 +11,7 @@ use squib_core::{
 use super::ffi;
 use super::vcpu::HvfVcpu;
 use crate::capabilities::hypervisor_framework;
+use crate::pages::check_pages;
 
 /// Hypervisor.framework.
 #[derive(Debug)]
@@ -46,11 +47,13 @@ impl HypervisorBackend for HvfBackend {
             let message = "Hypervisor.framework does not track dirty pages";
             return Err(Error::new(ErrorCode::Unsupported, message));
         }
+        check_pages(&config.memory)?;
         ffi::create_vm()?;
         let machine = Machine { memory: config.memory.clone(), waker: config.waker.clone() };
         for region in machine.memory.regions() {
+            let (host, guest, len) = (region.host_ptr(), region.guest_addr(), region.len() as usize);
             // SAFETY: the VM is ended when `machine` is dropped, before its memory; nobody borrows guest RAM.
-            unsafe { ffi::map(region.host_ptr(), region.guest_addr(), region.len() as usize) }?;
+            unsafe { ffi::map(host, guest, len, !region.is_rom()) }?;
         }
         Ok(Arc::new(HvfVm(Arc::new(machine))))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use squib_core::memory::PAGE_SIZE;
 use squib_core::{
     BackendCapabilities, BackendKind, Error, ErrorCode, HypervisorBackend, Result, Vm, VmConfig,
 };
@@ -42,6 +43,7 @@ impl KvmBackend {
                 "is no KVM of interface version {KVM_API_VERSION}: it says {version}"
             )));
         }
+        check_page_size(page_size())?;
         if let Some(name) = first_missing(|cap| kvm.check_extension(cap)) {
             return Err(lacking(format!("lacks KVM_CAP_{name}: squib needs Linux 4.11 or newer")));
         }
@@ -61,6 +63,24 @@ impl KvmBackend {
             }
         }
     }
+}
+
+/// Bytes in a page of this host's kernel.
+fn page_size() -> u64 {
+    #![allow(unsafe_code, reason = "a call into the C library")]
+    // SAFETY: takes no memory of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+/// Refuses pages of another size than squib's. KVM counts in the host's pages: in its dirty log, its rings, and the places of memory.
+fn check_page_size(size: u64) -> Result<()> {
+    if size == PAGE_SIZE {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::BackendUnusable,
+        format!("this host's kernel has pages of {size} bytes: start one that has pages of {PAGE_SIZE}"),
+    ))
 }
 
 /// The name of a needed capability that is not there.
@@ -106,6 +126,14 @@ mod tests {
         let other = KvmBackend::open_device(c"/dev/null").unwrap_err();
         assert_eq!(other.code(), ErrorCode::BackendUnusable);
         assert!(other.to_string().contains("no KVM"), "{other}");
+    }
+
+    #[test]
+    fn a_host_with_large_pages_is_unusable() {
+        check_page_size(PAGE_SIZE).unwrap();
+        let refused = check_page_size(64 << 10).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::BackendUnusable);
+        assert!(refused.to_string().contains("65536"), "{refused}");
     }
 
     #[test]

@@ -26,6 +26,37 @@ pub(super) struct KvmVcpu {
     pub(super) vm: Arc<Machine>,
 }
 
+/// How `KVM_RUN` returned.
+#[derive(Debug, PartialEq)]
+enum Returned {
+    /// With an exit in the run page.
+    Exit,
+    /// With nobody's business: a signal, or on x86 a new task priority of which nobody asked to hear.
+    Nothing,
+    /// Because the vCPU's dirty ring is full.
+    RingFull,
+    /// By a cancellation, by somebody else's signal, or at once.
+    Interrupted,
+    /// With an error.
+    Failed(kvm_ioctls::Error),
+}
+
+impl Returned {
+    /// What a result means with this exit reason in the run page.
+    fn of(entered: Result<(), kvm_ioctls::Error>, reason: u32) -> Self {
+        match entered.map_err(|e| (e.errno(), e)) {
+            Ok(()) if matches!(reason, KVM_EXIT_INTR | KVM_EXIT_SET_TPR) => Self::Nothing,
+            Ok(()) if reason == KVM_EXIT_DIRTY_RING_FULL => Self::RingFull,
+            Ok(()) => Self::Exit,
+            // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
+            Err((libc::EINTR | libc::EAGAIN, _)) => Self::Interrupted,
+            // The one exit that comes with an error (KVM API, 5 `KVM_EXIT_MEMORY_FAULT`).
+            Err((libc::EFAULT | libc::EHWPOISON, _)) if reason == KVM_EXIT_MEMORY_FAULT => Self::Exit,
+            Err((_, cause)) => Self::Failed(cause),
+        }
+    }
+}
+
 impl KvmVcpu {
     pub(super) fn new(vm: &Arc<Machine>, id: u32) -> Result<Self> {
         let fd = vm.fd.create_vcpu(u64::from(id)).map_err(|e| match e.errno() {
@@ -47,39 +78,25 @@ impl KvmVcpu {
         Ok(Self { fd, page, pending: Pending::Nothing, state, kick: Arc::new(kick), id, vm })
     }
 
-    /// What it means that `KVM_RUN` returned otherwise than with an access: the exit, or nothing when the guest is to be
-    /// entered again.
+    /// The exit with which `KVM_RUN` returned, if it was no access, or nothing when the guest is to be entered again.
     #[cold]
     fn returned(&mut self, entered: Result<(), kvm_ioctls::Error>, complete: bool) -> Result<Option<VmExit>> {
-        match entered.map_err(kvm_ioctls::Error::errno) {
-            Ok(()) if self.goes_on()? => Ok(None),
-            Ok(()) => self.exit().map(Some),
-            // EAGAIN: a secondary vCPU of an x86 VM got its start-up message and can be entered now.
-            Err(libc::EINTR | libc::EAGAIN) => {
+        match Returned::of(entered, self.page.exit_reason()) {
+            Returned::Exit => self.exit().map(Some),
+            Returned::Nothing => Ok(None),
+            Returned::RingFull if self.vm.make_room(self.id)? => Ok(None),
+            Returned::RingFull => self.exit().map(Some),
+            Returned::Interrupted => {
                 self.no_exit(true);
                 if complete {
                     return Ok(Some(VmExit::Completed));
                 }
                 Ok(self.kick.take().then_some(VmExit::Cancelled))
             }
-            // The one exit that comes with an error (KVM API, 5 `KVM_EXIT_MEMORY_FAULT`).
-            Err(libc::EFAULT | libc::EHWPOISON) if self.page.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
-                self.exit().map(Some)
-            }
-            Err(errno) => {
+            Returned::Failed(cause) => {
                 self.no_exit(false);
-                Err(failed("KVM_RUN", kvm_ioctls::Error::new(errno)))
+                Err(failed("KVM_RUN", cause))
             }
-        }
-    }
-
-    /// Whether the exit in the run page is nobody's business: a signal, on x86 a new task priority of which nobody asked to
-    /// hear, a dirty ring that was full and is not any more.
-    fn goes_on(&self) -> Result<bool> {
-        match self.page.exit_reason() {
-            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => Ok(true),
-            KVM_EXIT_DIRTY_RING_FULL => self.vm.make_room(self.id),
-            _ => Ok(false),
         }
     }
 
@@ -156,5 +173,37 @@ impl Vcpu for KvmVcpu {
     #[cfg(target_arch = "aarch64")]
     fn arm64(&mut self) -> Result<&mut dyn squib_core::arm64::Arm64State> {
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_without_an_access() {
+        use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_UNKNOWN};
+        let failed = |errno| Err(kvm_ioctls::Error::new(errno));
+        for (entered, reason, expected) in [
+            (Ok(()), KVM_EXIT_HLT, Returned::Exit),
+            (Ok(()), KVM_EXIT_MEMORY_FAULT, Returned::Exit),
+            (Ok(()), 12345, Returned::Exit),
+            (Ok(()), KVM_EXIT_INTR, Returned::Nothing),
+            (Ok(()), KVM_EXIT_SET_TPR, Returned::Nothing),
+            (Ok(()), KVM_EXIT_DIRTY_RING_FULL, Returned::RingFull),
+            (failed(libc::EINTR), KVM_EXIT_INTR, Returned::Interrupted),
+            (failed(libc::EINTR), KVM_EXIT_MEMORY_FAULT, Returned::Interrupted),
+            (failed(libc::EAGAIN), KVM_EXIT_UNKNOWN, Returned::Interrupted),
+            (failed(libc::EFAULT), KVM_EXIT_MEMORY_FAULT, Returned::Exit),
+            (failed(libc::EHWPOISON), KVM_EXIT_MEMORY_FAULT, Returned::Exit),
+            (failed(libc::EFAULT), KVM_EXIT_IO, Returned::Failed(kvm_ioctls::Error::new(libc::EFAULT))),
+            (
+                failed(libc::EINVAL),
+                KVM_EXIT_MEMORY_FAULT,
+                Returned::Failed(kvm_ioctls::Error::new(libc::EINVAL)),
+            ),
+        ] {
+            assert_eq!(Returned::of(entered, reason), expected, "{entered:?}, {reason}");
+        }
     }
 }

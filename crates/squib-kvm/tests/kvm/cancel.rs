@@ -1,6 +1,7 @@
-//! Cancellation from other threads.
+//! Cancellation from other threads, and signals that are none.
+#![allow(unsafe_code, reason = "signals are sent and handled by calls of the C library")]
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,37 @@ fn an_endless_loop_is_cancelled_and_goes_on() {
         canceller.join().unwrap();
     }
     assert_eq!(guest.wakes.0.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn signals_of_others_are_no_exits() {
+    static HANDLED: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn handle(_: libc::c_int) {
+        HANDLED.fetch_add(1, Ordering::SeqCst);
+    }
+    let Some(kvm) = backend() else { return };
+    let mut guest = Guest::long(&kvm, spin);
+    // SAFETY: the handler only adds to an atomic; no other test has one for this signal.
+    unsafe { libc::signal(libc::SIGUSR2, handle as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    // SAFETY: takes no memory of ours.
+    let thread = unsafe { libc::syscall(libc::SYS_gettid) };
+    let (cancel, memory) = (guest.vcpu.cancel_handle(), guest.vm.memory().clone());
+    let signaller = std::thread::spawn(move || {
+        for n in 1..=200 {
+            let before = count(&memory);
+            // SAFETY: the thread runs the guest until this one cancels it.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR2) };
+            let start = Instant::now();
+            while count(&memory) == before || HANDLED.load(Ordering::SeqCst) < n {
+                assert!(start.elapsed() < Duration::from_secs(10), "the guest does not go on");
+                std::thread::yield_now();
+            }
+        }
+        cancel.cancel();
+    });
+    assert_cancelled(&guest.resume());
+    signaller.join().unwrap();
+    assert_eq!((HANDLED.load(Ordering::SeqCst), guest.wakes.0.load(Ordering::SeqCst)), (200, 1));
 }
 
 #[test]

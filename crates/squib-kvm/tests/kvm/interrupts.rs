@@ -274,6 +274,42 @@ fn the_kernels_timer_ticks() {
 }
 
 #[test]
+fn the_kernels_timer_is_the_io_apics_second_input() {
+    const IO_APIC: u64 = 0xfec0_0000;
+    let Some(kvm) = backend() else { return };
+    if !kvm.capabilities().irqchips.contains(&IrqchipKind::Full) {
+        return skip("the kernel's I/O APIC", "this KVM has no IRQCHIP");
+    }
+    let mut guest = Guest::long_with(&kvm, IrqchipKind::Full, |a| {
+        enable_apic(a)?;
+        a.mov(rsi, IO_APIC)?;
+        // The entry of input 2: to processor 0, edge-triggered (82093AA, 3.2.4).
+        for (register, value) in [(0x15, 0), (0x14, u32::from(VECTOR))] {
+            a.mov(dword_ptr(rsi), register)?;
+            a.mov(dword_ptr(rsi + 0x10), value)?;
+        }
+        // The 8259 silent; channel 0 of the timer, rate generator.
+        for (port, value) in [(0x21, 0xff), (0x43, 0x34), (0x40, 1193 & 0xff), (0x40, 1193 >> 8)] {
+            a.mov(al, value)?;
+            a.out(port, al)?;
+        }
+        wait(a)
+    });
+    guest.handler(VECTOR, |a| {
+        a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
+        count(a)
+    });
+    let exit = guest.resume();
+    let VmExit::Pio { write: true, data, .. } = exit else { panic!("expected a tick, got {exit:?}") };
+    assert!(data[0] > 0);
+    for source in
+        [guest.vm.set_irq_line(2, true), guest.vm.interrupt_trigger(InterruptSource::Line(2)).map(drop)]
+    {
+        assert_eq!(source.unwrap_err().code(), ErrorCode::IrqLine, "the cascade is no line");
+    }
+}
+
+#[test]
 fn without_a_controller_lines_and_messages_are_errors() {
     let Some(kvm) = backend() else { return };
     let guest = Guest::new(&kvm, IrqchipKind::None);

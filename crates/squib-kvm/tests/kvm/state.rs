@@ -1,7 +1,7 @@
 //! Registers in and out.
 
 use iced_x86::code_asm::*;
-use squib_core::x86::{Activity, PendingEvents, Registers, Segment, X86State, bits};
+use squib_core::x86::{Activity, PendingEvents, Registers, Segment, SystemRegisters, X86State, bits};
 use squib_core::{ErrorCode, IrqchipKind, VmEntry, VmExit};
 
 use crate::harness::*;
@@ -54,6 +54,8 @@ fn system_registers_round_trip_and_nonsense_is_refused() {
     let mut nonsense = system;
     // 64-bit mode with paging needs PAE.
     nonsense.cr4 &= !bits::CR4_PAE;
+    assert_eq!(x86.set_system_registers(&nonsense).unwrap_err().code(), ErrorCode::InvalidArgument);
+    nonsense = SystemRegisters { cr8: 16, ..system };
     assert_eq!(x86.set_system_registers(&nonsense).unwrap_err().code(), ErrorCode::InvalidArgument);
     assert_eq!(x86.system_registers().unwrap(), system);
     assert_hlt(&guest.resume());

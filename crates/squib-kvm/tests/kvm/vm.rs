@@ -42,6 +42,31 @@ fn vcpu_numbers_are_checked() {
 }
 
 #[test]
+fn memory_where_kvm_has_something_is_refused() {
+    let Some(kvm) = backend() else { return };
+    let create = |irqchip, at| {
+        let memory = GuestMemory::with_rom(&[(0, 0x1000)], &[(at, 0x1000)]).unwrap();
+        kvm.create_vm(&config(memory, irqchip, Arc::default())).err().map(|e| e.code())
+    };
+    let overlap = Some(ErrorCode::MemoryOverlap);
+    for (at, none, full) in [
+        (0xfebf_f000, None, None),
+        (0xfec0_0000, None, overlap),
+        (0xfee0_0000, None, overlap),
+        (0xfeff_c000, overlap, overlap),
+        (0xfeff_f000, overlap, overlap),
+        // The largest ROM.
+        (0xff00_0000, None, None),
+        (0xfffb_d000, None, None),
+    ] {
+        assert_eq!(create(IrqchipKind::None, at), none, "{at:#x}");
+        if kvm.capabilities().irqchips.contains(&IrqchipKind::Full) {
+            assert_eq!(create(IrqchipKind::Full, at), full, "{at:#x}");
+        }
+    }
+}
+
+#[test]
 fn a_memory_belongs_to_one_vm() {
     let Some(kvm) = backend() else { return };
     let memory = GuestMemory::new(1 << 20).unwrap();

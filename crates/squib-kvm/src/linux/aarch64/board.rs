@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VmFd};
 use squib_core::arm64::gic::*;
-use squib_core::{Error, ErrorCode, GuestMemory, InterruptSource, IrqchipKind, Result, VmConfig};
+use squib_core::{Error, ErrorCode, InterruptSource, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
 use crate::linux::errors::failed;
@@ -32,7 +32,8 @@ impl Board {
         }
         let gic = match (config.irqchip, host.gic) {
             (IrqchipKind::Full, Some(version)) => {
-                keep_clear(&config.memory)?;
+                // KVM would hide the GIC behind it.
+                config.memory.keep_clear(DISTRIBUTOR..END, "the GIC is")?;
                 Some(Gic::new(vm, version)?)
             }
             _ => None,
@@ -83,22 +84,6 @@ impl Board {
             "this VM's GIC has no translation service that could take a message",
         ))
     }
-}
-
-/// Refuses RAM where the GIC is; KVM would hide the GIC behind it.
-fn keep_clear(memory: &GuestMemory) -> Result<()> {
-    for region in memory.regions() {
-        let (start, len) = (region.guest_addr(), region.len());
-        if start < END && start + len > DISTRIBUTOR {
-            return Err(Error::new(
-                ErrorCode::MemoryOverlap,
-                format!(
-                    "{len:#x} bytes of RAM at {start:#x} lie where the GIC is, {DISTRIBUTOR:#x} to {END:#x}"
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl Gic {

@@ -1,5 +1,6 @@
 //! What a VM has inside of KVM: interrupt controllers, timer, and the exits that are asked for.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::*;
@@ -14,11 +15,21 @@ use crate::linux::exits::HC_MAP_GPA_RANGE;
 
 /// Interrupt lines of the full irqchip.
 pub(super) const LINES: u32 = 24;
+/// The 8254's line, and its input of the I/O APIC, as on all PCs.
+pub(super) const TIMER_LINE: u32 = 0;
+pub(super) const TIMER_PIN: u32 = 2;
+/// By which one 8259 interrupts through the other.
+pub(super) const CASCADE_LINE: u32 = 2;
 
-/// Where KVM may put what Intel's processors need for real mode: four pages below the firmware's place at the
+/// Where KVM may put what Intel's processors need for real mode: four pages below the largest firmware at the
 /// top of the first 4 GiB (KVM API, 4.37 and 4.40).
-const IDENTITY_MAP: u64 = 0xfffb_c000;
-const TASK_STATE: usize = 0xfffb_d000;
+const KVMS_OWN: Range<u64> = 0xfeff_c000..0xff00_0000;
+const IDENTITY_MAP: u64 = KVMS_OWN.start;
+const TASK_STATE: u64 = KVMS_OWN.start + 0x1000;
+
+/// Interrupt controllers: the I/O APIC and the local APICs.
+const IO_APIC: Range<u64> = 0xfec0_0000..0xfec0_1000;
+const LOCAL_APIC: Range<u64> = 0xfee0_0000..0xfee0_1000;
 
 /// The interrupt controllers inside.
 pub(in crate::linux) struct Board {
@@ -28,14 +39,17 @@ pub(in crate::linux) struct Board {
 
 impl Board {
     pub(in crate::linux) fn new(vm: &VmFd, host: &Host, config: &VmConfig) -> Result<Self> {
-        vm.set_tss_address(TASK_STATE).map_err(|e| failed("KVM_SET_TSS_ADDR", e))?;
+        keep_clear(config)?;
+        vm.set_tss_address(TASK_STATE as usize).map_err(|e| failed("KVM_SET_TSS_ADDR", e))?;
         if host.identity_map {
             let set = vm.set_identity_map_address(IDENTITY_MAP);
             set.map_err(|e| failed("KVM_SET_IDENTITY_MAP_ADDR", e))?;
         }
         create_irqchip(vm, config.irqchip)?;
         enable_exits(vm, host)?;
-        Ok(Self { irqchip: config.irqchip, routes: Mutex::new(Routes::new(config.irqchip)) })
+        let routes = Routes::new(config.irqchip);
+        routes.begin(vm)?;
+        Ok(Self { irqchip: config.irqchip, routes: Mutex::new(routes) })
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -43,11 +57,13 @@ impl Board {
     }
 
     fn check_line(&self, gsi: u32) -> Result<()> {
-        if self.irqchip == IrqchipKind::Full && gsi < LINES {
+        if self.irqchip == IrqchipKind::Full && gsi < LINES && gsi != CASCADE_LINE {
             return Ok(());
         }
-        let message =
-            format!("there is no interrupt line {gsi}: only a full irqchip has lines, 0 to {}", LINES - 1);
+        let message = format!(
+            "there is no interrupt line {gsi}: only a full irqchip has lines, 0, 1 and 3 to {}",
+            LINES - 1
+        );
         Err(Error::new(ErrorCode::IrqLine, message))
     }
 
@@ -97,6 +113,18 @@ impl Board {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses memory where KVM has something of its own, which it would hide or collide with.
+fn keep_clear(config: &VmConfig) -> Result<()> {
+    config.memory.keep_clear(KVMS_OWN, "KVM has pages of its own")?;
+    if config.irqchip != IrqchipKind::None {
+        config.memory.keep_clear(LOCAL_APIC, "the local APICs are")?;
+    }
+    if config.irqchip == IrqchipKind::Full {
+        config.memory.keep_clear(IO_APIC, "the I/O APIC is")?;
+    }
+    Ok(())
 }
 
 fn create_irqchip(vm: &VmFd, irqchip: IrqchipKind) -> Result<()> {

@@ -10,11 +10,13 @@ pub(super) const IOAPIC_PINS: usize = 24;
 /// Message data, bit 15: level-triggered (Intel SDM vol. 3, 11.11.2).
 const LEVEL_TRIGGERED: u32 = 1 << 15;
 
-/// The messages whose ends KVM reports: the last [`IOAPIC_PINS`] different ones.
+/// The messages whose ends KVM reports: the [`IOAPIC_PINS`] different ones that were sent last.
 #[derive(Default)]
 pub(super) struct LevelMessages {
     messages: Vec<(u64, u32)>,
-    oldest: usize,
+    /// When each was last sent, counted in messages.
+    sent: Vec<u64>,
+    count: u64,
 }
 
 /// Whether the end of this message's interrupt must be reported.
@@ -25,14 +27,16 @@ pub(super) fn is_level_triggered(data: u32) -> bool {
 impl LevelMessages {
     /// Adds a message, and says whether it is new.
     pub(super) fn add(&mut self, message: (u64, u32)) -> bool {
-        if self.messages.contains(&message) {
+        self.count += 1;
+        if let Some(at) = self.messages.iter().position(|known| *known == message) {
+            self.sent[at] = self.count;
             return false;
         }
         if self.messages.len() < IOAPIC_PINS {
             self.messages.push(message);
-        } else {
-            self.messages[self.oldest] = message;
-            self.oldest = (self.oldest + 1) % IOAPIC_PINS;
+            self.sent.push(self.count);
+        } else if let Some(oldest) = (0..IOAPIC_PINS).min_by_key(|at| self.sent[*at]) {
+            (self.messages[oldest], self.sent[oldest]) = (message, self.count);
         }
         true
     }
@@ -54,6 +58,16 @@ mod tests {
         assert!(!table.add((0xfee0_0000, 29)));
         assert!(table.add((0xfee0_0000, 0)), "the oldest was forgotten");
         assert_eq!(table.messages.len(), IOAPIC_PINS);
+    }
+
+    #[test]
+    fn a_message_that_is_sent_again_stays() {
+        let mut table = LevelMessages::default();
+        let message = |n| (0xfee0_0000, n);
+        for n in 0..100 {
+            assert_eq!(table.add(message(1000)), n == 0, "after {n} others");
+            assert!(table.add(message(n)));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use kvm_bindings::*;
 use kvm_ioctls::VmFd;
 use squib_core::{Error, ErrorCode, IrqchipKind, Result};
 
-use super::board::LINES;
+use super::board::{CASCADE_LINE, LINES, TIMER_LINE, TIMER_PIN};
 use super::ioeoi::LevelMessages;
 use crate::linux::errors::failed;
 
@@ -20,6 +20,12 @@ pub(super) struct Routes {
 impl Routes {
     pub(super) fn new(irqchip: IrqchipKind) -> Self {
         Self { irqchip, level_messages: LevelMessages::default(), messages: Vec::new() }
+    }
+
+    /// Hands KVM the table, as a VM begins.
+    pub(super) fn begin(&self, vm: &VmFd) -> Result<()> {
+        // Without lines there is nothing in it yet.
+        if self.irqchip == IrqchipKind::Full { self.set(vm) } else { Ok(()) }
     }
 
     /// Makes KVM report the end of this level-triggered message's interrupt.
@@ -51,23 +57,36 @@ impl Routes {
     }
 
     fn set(&self, vm: &VmFd) -> Result<()> {
-        let table = KvmIrqRouting::from_entries(&self.entries())
-            .map_err(|_| Error::new(ErrorCode::Internal, "too many interrupt routes"))?;
-        vm.set_gsi_routing(&table).map_err(|e| failed("KVM_SET_GSI_ROUTING", e))
+        vm.set_gsi_routing(&self.table()?).map_err(|e| failed("KVM_SET_GSI_ROUTING", e))
+    }
+
+    fn table(&self) -> Result<KvmIrqRouting> {
+        KvmIrqRouting::from_entries(&self.entries()).map_err(|_| {
+            let message =
+                "KVM has no room for one more message with a trigger: drop triggers that are not needed";
+            Error::new(ErrorCode::Unsupported, message)
+        })
     }
 
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
-        // What KVM begins with; it has none for a split irqchip.
+        // KVM has none of them for a split irqchip. The cascade is no line of a device's, and its input of the I/O APIC is the 8254's.
         let lines = if self.irqchip == IrqchipKind::Full { LINES } else { 0 };
+        let lines = || (0..lines).filter(|gsi| *gsi != CASCADE_LINE);
         let pic = |gsi: u32| {
             line(gsi, if gsi < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE }, gsi % 8)
         };
-        let io_apic = |gsi: u32| line(gsi, KVM_IRQCHIP_IOAPIC, gsi);
+        let io_apic = |gsi: u32| line(gsi, KVM_IRQCHIP_IOAPIC, io_apic_pin(gsi));
         let level = (0..).zip(self.level_messages.iter()).map(message);
         let triggered =
             (LINES..).zip(&self.messages).filter_map(|(gsi, m)| Some(message((gsi, m.as_ref()?))));
-        (0..lines.min(16)).map(pic).chain((0..lines).map(io_apic)).chain(level).chain(triggered).collect()
+        let pics = lines().take_while(|gsi| *gsi < 16).map(pic);
+        pics.chain(lines().map(io_apic)).chain(level).chain(triggered).collect()
     }
+}
+
+/// The I/O APIC's input of a line.
+fn io_apic_pin(gsi: u32) -> u32 {
+    if gsi == TIMER_LINE { TIMER_PIN } else { gsi }
 }
 
 fn line(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
@@ -89,12 +108,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn more_messages_than_kvm_has_room_for_are_refused() {
+        let mut routes = Routes::new(IrqchipKind::Full);
+        routes.messages = vec![Some((0xfee0_0000, 0x41)); 4000];
+        routes.table().unwrap();
+        routes.messages.resize(5000, Some((0xfee0_0000, 0x41)));
+        assert_eq!(routes.table().err().unwrap().code(), ErrorCode::Unsupported);
+    }
+
+    #[test]
     fn lines_stay_and_messages_come_behind_them() {
         let mut routes = Routes::new(IrqchipKind::Full);
         routes.messages = vec![None, Some((0xfee0_0000, 0x41))];
         let entries = routes.entries();
         let gsis: Vec<_> = entries.iter().map(|entry| entry.gsi).collect();
-        assert_eq!(gsis, (0..16).chain(0..24).chain([25]).collect::<Vec<_>>());
+        assert_eq!(
+            gsis,
+            [0, 1].into_iter().chain(3..16).chain([0, 1]).chain(3..24).chain([25]).collect::<Vec<_>>()
+        );
+        assert_eq!([0, 1, 3, 23].map(io_apic_pin), [2, 1, 3, 23]);
         routes = Routes { irqchip: IrqchipKind::Split, ..routes };
         assert!(routes.level_messages.add((0xfee0_0000, 0x8042)));
         assert_eq!(routes.entries().iter().map(|entry| entry.gsi).collect::<Vec<_>>(), [0, 25]);

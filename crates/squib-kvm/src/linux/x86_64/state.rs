@@ -90,6 +90,11 @@ impl X86State for KvmVcpu {
     }
 
     fn set_system_registers(&mut self, s: &SystemRegisters) -> Result<()> {
+        // KVM takes it here, and refuses to enter the guest with it.
+        if s.cr8 > 15 {
+            let message = format!("CR8 is a task priority from 0 to 15, not {}; nothing was changed", s.cr8);
+            return Err(Error::new(ErrorCode::InvalidArgument, message));
+        }
         // What is there now keeps the interrupt that KVM is about to deliver.
         let now = self.fd.get_sregs().map_err(|e| failed("KVM_GET_SREGS", e))?;
         let table =
