@@ -75,6 +75,7 @@ fn spins(a: &mut CodeAssembler) -> Result<(), IcedError> {
 }
 
 /// A guest, and four threads that cancel all the time: each request is reported once, if no other came before that.
+#[expect(clippy::print_stderr, reason = "the process ends without a test's failure")]
 fn storm(kvm: &KvmBackend, length: Duration, code: fn(&mut CodeAssembler) -> Result<(), IcedError>) -> u64 {
     let mut guest = Guest::real(kvm, code);
     let (reported, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -89,7 +90,11 @@ fn storm(kvm: &KvmBackend, length: Duration, code: fn(&mut CodeAssembler) -> Res
                     cancel.cancel();
                     let patience = Instant::now();
                     while reported.load(Ordering::SeqCst) == before && !stop.load(Ordering::SeqCst) {
-                        assert!(patience.elapsed() < Duration::from_secs(10), "a cancel was lost");
+                        if patience.elapsed() > Duration::from_secs(10) {
+                            eprintln!("a cancel was lost");
+                            // Nothing else gets the guest's thread out of a guest that spins.
+                            std::process::abort();
+                        }
                         std::thread::yield_now();
                     }
                 }
