@@ -1,11 +1,12 @@
 /** The `squib` command, as its users run it: the compiled one. */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { probeKvm } from '../ts/backend.js';
 import { EscapeFilter, escapeCode, escapeName } from '../ts/cli/escape.js';
 import { defaultCommandLine } from '../ts/command-line.js';
+import { characterDevice, cpio, executable, folder as folderEntry } from '../ts/demo/cpio.js';
 import { commandLinePrinter, multiboot, POWER_OFF } from './support/guests.js';
 
 const CLI = join(__dirname, '../dist/esm/cli/main.js');
@@ -218,12 +219,46 @@ describe('squib run', () => {
     expect(status).toBe(20);
   });
 
-  test('auto says which backend it chose and why', async () => {
+  test('auto says whether it chose kvm or soft, and why', async () => {
     const { status, err } = await squib(['run', '--memory', '16M'], 'q');
     const { runsGuestsAtSpeed } = probeKvm();
     expect(err).toContain(`squib: backend ${runsGuestsAtSpeed ? 'kvm' : 'soft'} (`);
     expect(status).toBe(0);
   });
+});
+
+/** A Linux that says which it is, and switches off. */
+function linux(busybox: string): string {
+  const init =
+    '#!/busybox sh\necho "up: $(/busybox uname -r), $(/busybox nproc) processors"\n/busybox poweroff -f\n';
+  const path = join(folder, 'initrd');
+  const files = [executable('busybox', readFileSync(busybox)), executable('init', init)];
+  writeFileSync(path, cpio([folderEntry('dev'), characterDevice('dev/console', 5, 1), ...files]));
+  return path;
+}
+
+describe('Linux by squib run --backend kvm', () => {
+  const { SQUIB_TEST_KERNELS: kernels, SQUIB_TEST_BUSYBOX: busybox } = process.env;
+  const names = kernels ? readdirSync(kernels).filter((name) => name.startsWith('vmlinuz-')) : [];
+  if (!probeKvm().runsGuestsAtSpeed || busybox === undefined || names.length === 0) {
+    const why = 'that needs a kvm at speed, and SQUIB_TEST_KERNELS and SQUIB_TEST_BUSYBOX';
+    test('SKIPPED', () =>
+      void process.stderr.write(`SKIPPED: Linux by squib run --backend kvm, because ${why}\n`));
+    return;
+  }
+  const cases = names.flatMap((name) => ['1', '2'].map((cpus) => ({ name, cpus })));
+  test.each(cases)(
+    '$name with $cpus vCPUs',
+    async ({ name, cpus }) => {
+      const files = ['--kernel', join(kernels ?? '', name), '--initrd', linux(busybox)];
+      const options = ['--backend', 'kvm', '--cpus', cpus, '--memory', '256M'];
+      const { status, out, err } = await squib(['run', ...options, ...files]);
+      expect(out).toContain(`up: ${name.slice('vmlinuz-'.length)}, ${cpus} processors`);
+      expect(err).toContain('squib: backend kvm (asked for)');
+      expect(status).toBe(0);
+    },
+    300_000,
+  );
 });
 
 describe('squib doctor', () => {

@@ -44,6 +44,7 @@ function guest(backend, access, device, run) {
   vm.memory.write(ENTRY, codeOf(access));
   if (typeof device === 'function') {
     vm.mapDoorbell({ port: PORT, length: 1 }, device);
+    vm.mapDoorbell({ address: MMIO, length: 1 }, device);
   } else if (device) {
     vm.map({ port: PORT, length: 1 }, device);
     vm.map({ address: MMIO, length: 4 }, device);
@@ -77,7 +78,7 @@ const ofAddon = (guest, backend) => ({ round: () => guest.round(EXITS[backend]),
 
 /** The ways that there are to take this access, the one that others are put beside first. */
 function ways(backend, access) {
-  const rung = access === 'port write';
+  const rung = access.endsWith('write');
   const bare = (ioeventfd) => () => ofAddon(new BareLoop(access, ioeventfd), backend);
   const take = (vcpu) => {
     let exit = vcpu.run();

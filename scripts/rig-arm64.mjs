@@ -21,7 +21,7 @@ import { tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { Missing, must, needTarget } from './cross.mjs';
 import { addNode } from './rig-arm64-node.mjs';
-import { buildTests, prepare, report, rig, skip } from './rig-shared.mjs';
+import { buildTests, prepare, report, rig, root, skip } from './rig-shared.mjs';
 
 const TARGET = 'aarch64-unknown-linux-musl';
 const runner = `${rig}/kvm-rig-arm64.sh`;
@@ -63,6 +63,22 @@ function attempt(work, without) {
   }
 }
 
+/** Builds what says what a KVM is worth, and returns its path. */
+function buildProbe() {
+  const args = [
+    'build',
+    '--quiet',
+    '--locked',
+    `--target=${TARGET}`,
+    '-p',
+    'squib-kvm',
+    '--example',
+    'probe',
+  ];
+  must('the probe is needed', 'cargo', args, { env });
+  return `${root}target/${TARGET}/debug/examples/probe`;
+}
+
 /** The root file system in `folder`, and the commands that run all tests in it. */
 function fill(folder, base) {
   const kernels = `${base}/k-arm64/boot`;
@@ -90,8 +106,10 @@ function fill(folder, base) {
       return [];
     },
   );
+  copyFileSync(buildProbe(), `${folder}/tests/probe`);
   const environment = `export SQUIB_TEST_BOOTS='${boots}' SQUIB_TEST_KERNELS=/kernels SQUIB_TEST_BUSYBOX=/bin/busybox`;
-  return [environment, ...rust, ...jest, 'exit 0'].join('; ');
+  // Tests skip where KVM does not work, so they are not begun before it is seen to.
+  return [environment, '/tests/probe || exit 1', ...rust, ...jest, 'exit 0'].join('; ');
 }
 
 attempt(() => needTarget(TARGET), skip);

@@ -71,7 +71,7 @@ pub struct BareLoop(Bare);
 
 #[napi]
 impl BareLoop {
-    /// The guest; with `ioeventfd`, the kernel takes its writes to the port.
+    /// The guest; with `ioeventfd`, the kernel takes its writes.
     #[napi(constructor)]
     pub fn new(name: String, ioeventfd: bool) -> napi::Result<Self> {
         let create = if ioeventfd { Bare::with_ioeventfd } else { Bare::new };

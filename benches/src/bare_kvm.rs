@@ -43,11 +43,13 @@ impl Bare {
         Ok(Self { vcpu, vm, written: None, gathered: false, _memory: memory })
     }
 
-    /// The same, with an ioeventfd at [`PORT`].
+    /// The same, with an ioeventfd at [`PORT`] and at [`MMIO`].
     pub(crate) fn with_ioeventfd(access: &Access) -> Result<Self> {
         let bare = Self::new(access)?;
         let written = EventFd::new(EFD_NONBLOCK)?;
-        bare.vm.register_ioevent(&written, &IoEventAddress::Pio(PORT), NoDatamatch)?;
+        for place in [IoEventAddress::Pio(PORT), IoEventAddress::Mmio(MMIO)] {
+            bare.vm.register_ioevent(&written, &place, NoDatamatch)?;
+        }
         Ok(Self { written: Some(written), ..bare })
     }
 

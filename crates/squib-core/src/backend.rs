@@ -346,7 +346,7 @@ pub trait Vcpu: Send {
     /// registers' breakpoints while there are some here.
     ///
     /// # Errors
-    /// [`ErrorCode::Unsupported`] by default.
+    /// [`ErrorCode::Unsupported`] by default, and when the processor has fewer breakpoints than are asked for.
     fn set_debug_stops(&mut self, _stops: &DebugStops) -> Result<()> {
         Err(unsupported("stops for a debugger"))
     }

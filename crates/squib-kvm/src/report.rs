@@ -41,7 +41,7 @@ pub struct ProbeReport {
     pub kernel_mips: Option<f64>,
     /// Frequency of the guest's time-stamp counter in kHz; only on x86.
     pub tsc_khz: Option<u32>,
-    /// The kernel's KVM capabilities that squib knows a use for, by their name without `KVM_CAP_`, with the
+    /// The kernel's KVM capabilities that squib uses, by their name without `KVM_CAP_`, with the
     /// value that `KVM_CHECK_EXTENSION` gives: 0 is absent.
     pub capabilities: Vec<(&'static str, i32)>,
     /// The verdict: whether guests as large as Linux run here as hardware runs them.

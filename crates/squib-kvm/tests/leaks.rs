@@ -1,6 +1,7 @@
 //! What VMs, runs and cancellations leave behind: nothing. One test, so that nobody else in the process opens and maps
 //! meanwhile.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(unsafe_code, reason = "limits of a process are set by calls of the C library")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -123,6 +124,28 @@ fn storm(kvm: &KvmBackend, length: Duration, code: fn(&mut CodeAssembler) -> Res
     requested
 }
 
+/// Doorbells ring by exits when the process has no descriptor left for them.
+fn doorbells_without_descriptors(kvm: &KvmBackend) {
+    let guest = Guest::real(kvm, reads);
+    let doorbell: Arc<dyn Doorbell> = Arc::new(|_| ());
+    let attach = |addr| {
+        let register = DoorbellRegister::new(AddressSpace::Ports, addr, 1, None).unwrap();
+        guest.vm.attach_doorbell(&register, &doorbell).unwrap()
+    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is written.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    let first = attach(0x20);
+    let room = resources()[0] as u64 + 5;
+    // SAFETY: the structure is read.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &libc::rlimit { rlim_cur: room, ..limit }) }, 0);
+    let all: Vec<_> = (0x21..0x41).map(attach).collect();
+    // SAFETY: the structure is read.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let taken = all.iter().filter(|attachment| attachment.is_some()).count();
+    assert!(first.is_some() && (1..32).contains(&taken), "{taken} of 32 found room");
+}
+
 /// With `SQUIB_TEST_LONG` set the storm lasts a minute, else a second.
 #[test]
 #[expect(clippy::print_stderr, reason = "how many there were is worth knowing")]
@@ -150,4 +173,5 @@ fn vms_and_cancels_leave_nothing_behind() {
     assert_eq!(alive(), 0, "VMs whose memory is still there");
     eprintln!("{storms:?} cancellations in {seconds} s each, none lost");
     assert!(storms.into_iter().all(|cancels| cancels > 0));
+    doorbells_without_descriptors(&kvm);
 }

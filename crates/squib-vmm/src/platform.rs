@@ -5,6 +5,7 @@
 //! |-----------------|-----------|------------------------------------------------------------------|
 //! | `0x60`, `0x64`, `0x92` |    | 8042 keyboard controller, for its reset line                     |
 //! | `0x70`–`0x71`   | 8         | CMOS clock                                                       |
+//! | `0x80`          |           | power-on self-test code                                          |
 //! | `0xe9`, `0x402` |           | debug console: what is written appears on the console; firmware's `0x402` is free for an embedder's device |
 //! | `0xf4`–`0xf7`   |           | debug exit                                                       |
 //! | `0x3f8`–`0x3ff` | 4         | COM1, the console                                                |

@@ -49,15 +49,18 @@ impl Drop for Doorbells {
     }
 }
 
-/// Makes writes ring `doorbell` without an exit. `None` when KVM has no room for more (Linux allows 1,000 devices on a bus).
+/// Makes writes ring `doorbell` without an exit. `None` when there is no room for more: Linux allows 1,000 devices on a bus of KVM's, and
+/// a process only so many descriptors.
 pub(super) fn attach(
     vm: &Arc<Machine>,
     at: &DoorbellRegister,
     doorbell: &Arc<dyn Doorbell>,
 ) -> Result<Option<Attachment>> {
     let listener = vm.doorbells.listener()?;
-    let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-        .map_err(|e| host("no eventfd for a doorbell", e))?;
+    let event = match EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return Ok(None),
+        event => event.map_err(|e| host("no eventfd for a doorbell", e))?,
+    };
     let bell = Arc::new(Bell { event, doorbell: doorbell.clone() });
     listener.add(&bell).map_err(|e| host("a doorbell cannot be waited for", e))?;
     match sys::ioeventfd(&vm.fd, &bell.request(at, 0)) {

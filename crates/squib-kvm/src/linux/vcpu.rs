@@ -104,6 +104,12 @@ impl KvmVcpu {
     fn exit(&mut self) -> Result<VmExit> {
         let mut exit = exits::other(&self.page, &mut self.pending, || program_counter(&self.fd));
         self.left(&mut exit)?;
+        if let VmExit::SystemEvent { data, .. } = &mut exit
+            && !self.vm.host.system_event_data
+        {
+            // What a kernel without it leaves there is no number of words (KVM API, 5 `KVM_EXIT_SYSTEM_EVENT`).
+            data.clear();
+        }
         Ok(exit)
     }
 }

@@ -46,7 +46,11 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(kvm: &KvmBackend, irqchip: IrqchipKind, code: &[u32]) -> Self {
-        let vm = create_vm(kvm, irqchip, CODE, MEMORY).unwrap();
+        Self::in_vm(create_vm(kvm, irqchip, CODE, MEMORY).unwrap(), code)
+    }
+
+    /// The same in a VM that the test has made.
+    pub fn in_vm(vm: Arc<dyn Vm>, code: &[u32]) -> Self {
         let memory = vm.memory().clone();
         put(&memory, CODE, code);
         let mut vcpu = vm.create_vcpu(0).unwrap();
@@ -84,6 +88,13 @@ pub fn create_vm(kvm: &KvmBackend, irqchip: IrqchipKind, start: u64, len: u64) -
     let memory = GuestMemory::with_regions(&[(start, len)])?;
     let (clock, waker) = (Arc::new(Nothing), Arc::new(Nothing));
     kvm.create_vm(&VmConfig { memory, irqchip, clock, waker, dirty_ring: None })
+}
+
+/// A VM without a GIC that logs dirty pages in rings of so many entries, or in a bitmap.
+pub fn create_vm_with_ring(kvm: &KvmBackend, dirty_ring: Option<u32>) -> Result<Arc<dyn Vm>> {
+    let memory = GuestMemory::with_regions(&[(CODE, MEMORY)])?;
+    let (irqchip, clock, waker) = (IrqchipKind::None, Arc::new(Nothing), Arc::new(Nothing));
+    kvm.create_vm(&VmConfig { memory, irqchip, clock, waker, dirty_ring })
 }
 
 /// Registers of a guest that starts.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use squib_core::arm64::SystemRegister;
-use squib_core::arm64::gic::{CPU_INTERFACE, DISTRIBUTOR, END, FIRST_LINE, GicVersion, LINES};
+pub use squib_core::arm64::gic::FIRST_LINE;
+use squib_core::arm64::gic::{CPU_INTERFACE, DISTRIBUTOR, END, GicVersion, LINES};
 use squib_core::arm64::system_registers::{CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVCT_EL0};
 use squib_core::{ErrorCode, HypervisorBackend, IrqchipKind, VmExit};
 use squib_kvm::KvmBackend;
@@ -22,6 +23,7 @@ const ICC_IGRPEN1_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 12, 7);
 const GICD_CTLR: u64 = DISTRIBUTOR;
 const GICD_IGROUPR: u64 = DISTRIBUTOR + 0x80;
 const GICD_ISENABLER: u64 = DISTRIBUTOR + 0x100;
+const GICD_ICFGR: u64 = DISTRIBUTOR + 0xc00;
 const GICD_ITARGETSR: u64 = DISTRIBUTOR + 0x800;
 /// A GICv2's CPU interface (IHI 0048, 4.4).
 const GICC_CTLR: u64 = CPU_INTERFACE;
@@ -46,8 +48,14 @@ fn write_register(register: SystemRegister, value: u64) -> Vec<u32> {
     code
 }
 
+/// Makes line `line` edge-triggered: two bits for each interrupt, of which the upper one says so.
+pub fn edge_triggered(line: u32) -> Vec<u32> {
+    let number = FIRST_LINE + line;
+    write(GICD_ICFGR + u64::from(number / 16 * 4), 2 << (number % 16 * 2))
+}
+
 /// Sets the GIC up for line `line` and the private interrupts.
-fn set_up(gic: GicVersion, line: u32) -> Vec<u32> {
+pub fn set_up(gic: GicVersion, line: u32) -> Vec<u32> {
     let (number, bit) = ((FIRST_LINE + line) / 32 * 4, 1 << (line % 32));
     let lines = write(GICD_ISENABLER + u64::from(number), bit);
     let gic = match gic {
@@ -79,7 +87,7 @@ fn set_up(gic: GicVersion, line: u32) -> Vec<u32> {
 }
 
 /// Waits, takes an interrupt, says which, and ends it.
-fn take(gic: GicVersion) -> Vec<u32> {
+pub fn take(gic: GicVersion) -> Vec<u32> {
     match gic {
         GicVersion::V2 => {
             [set(3, GICC_IAR), set(4, GICC_EOIR), vec![WFI, at(LOADS[2], 2, 3), store(2, 1), store(2, 4)]]
@@ -93,7 +101,7 @@ fn take(gic: GicVersion) -> Vec<u32> {
 
 /// The backend and its GIC; says so where there is none.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn backend_with_gic() -> Option<(KvmBackend, GicVersion)> {
+pub fn backend_with_gic() -> Option<(KvmBackend, GicVersion)> {
     let kvm = backend()?;
     let gic = kvm.capabilities().gic;
     if gic.is_none() {

@@ -6,6 +6,7 @@ mod calls;
 mod cancel;
 #[cfg(feature = "gdb")]
 mod debug;
+mod events;
 mod harness;
 mod interrupts;
 mod mmio;

@@ -1,7 +1,7 @@
 //! Stops for a debugger (KVM API, 4.87 `KVM_SET_GUEST_DEBUG`).
 
 use kvm_bindings::*;
-use squib_core::{DebugStops, Result};
+use squib_core::{DebugStops, Error, ErrorCode, Result};
 
 use crate::linux::errors::refused;
 use crate::linux::vcpu::KvmVcpu;
@@ -11,6 +11,11 @@ const BREAKPOINT: u64 = 1 << 0 | 0b11 << 1 | 0xf << 5;
 
 impl KvmVcpu {
     pub(in crate::linux) fn stop_for_debugger(&mut self, stops: &DebugStops) -> Result<()> {
+        let (wanted, there) = (stops.breakpoints.iter().flatten().count(), self.vm.host.breakpoints);
+        if wanted > there {
+            let message = format!("this processor has {there} breakpoints, not {wanted}: take some away");
+            return Err(Error::new(ErrorCode::Unsupported, message));
+        }
         let mut debug = kvm_guest_debug::default();
         for (n, address) in stops.breakpoints.iter().flatten().enumerate() {
             debug.arch.dbg_bvr[n] = *address;

@@ -58,13 +58,11 @@ pub(in crate::linux) const COUNT: Program =
 /// The kernel's capabilities that a report tells of.
 pub(in crate::linux) const CAPABILITIES: [(&str, u32); 18] = [
     ("ARM_NISV_TO_USER", KVM_CAP_ARM_NISV_TO_USER),
-    ("ARM_PMU_V3", KVM_CAP_ARM_PMU_V3),
     ("ARM_PSCI_0_2", KVM_CAP_ARM_PSCI_0_2),
-    ("ARM_SVE", KVM_CAP_ARM_SVE),
-    ("ARM_SYSTEM_SUSPEND", KVM_CAP_ARM_SYSTEM_SUSPEND),
     ("ARM_VM_IPA_SIZE", KVM_CAP_ARM_VM_IPA_SIZE),
     ("COALESCED_MMIO", KVM_CAP_COALESCED_MMIO),
     ("DIRTY_LOG_RING_ACQ_REL", KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
+    ("GUEST_DEBUG_HW_BPS", KVM_CAP_GUEST_DEBUG_HW_BPS),
     ("IMMEDIATE_EXIT", KVM_CAP_IMMEDIATE_EXIT),
     ("IOEVENTFD", KVM_CAP_IOEVENTFD),
     ("IRQCHIP", KVM_CAP_IRQCHIP),
@@ -74,7 +72,9 @@ pub(in crate::linux) const CAPABILITIES: [(&str, u32); 18] = [
     ("MP_STATE", KVM_CAP_MP_STATE),
     ("NR_MEMSLOTS", KVM_CAP_NR_MEMSLOTS),
     ("ONE_REG", KVM_CAP_ONE_REG),
+    ("READONLY_MEM", KVM_CAP_READONLY_MEM),
     ("SET_GUEST_DEBUG", KVM_CAP_SET_GUEST_DEBUG),
+    ("SYSTEM_EVENT_DATA", KVM_CAP_SYSTEM_EVENT_DATA),
 ];
 
 /// RAM, still empty.

@@ -28,10 +28,15 @@ const MAX_VCPUS_V3: usize = ((END - REDISTRIBUTORS) / REDISTRIBUTOR_SIZE) as usi
 /// What the host's KVM offers to each VM.
 pub(in crate::linux) struct Host {
     pub(in crate::linux) max_vcpus: u32,
+    /// System events say how many words they have.
+    pub(in crate::linux) system_event_data: bool,
     pub(super) gic: Option<GicVersion>,
     /// Accesses without a valid syndrome can be told to user space.
     pub(super) nisv_exits: bool,
     pub(super) smccc_filter: bool,
+    /// How many breakpoints the processor has.
+    #[cfg(feature = "gdb")]
+    pub(super) breakpoints: usize,
     address_bits: u32,
 }
 
@@ -41,7 +46,10 @@ impl Host {
         let limit = u32::try_from(kvm.get_host_ipa_limit()).unwrap_or(0);
         let mut host = Self {
             max_vcpus: kvm.get_max_vcpus().min(kvm.get_max_vcpu_id()) as u32,
+            system_event_data: kvm.check_extension_raw(KVM_CAP_SYSTEM_EVENT_DATA.into()) != 0,
             gic: None,
+            #[cfg(feature = "gdb")]
+            breakpoints: usize::try_from(kvm.check_extension_int(Cap::DebugHwBps)).unwrap_or(0),
             nisv_exits: kvm.check_extension_raw(KVM_CAP_ARM_NISV_TO_USER.into()) != 0,
             smccc_filter: false,
             address_bits: if limit == 0 { 0 } else { limit.min(ADDRESS_BITS) },

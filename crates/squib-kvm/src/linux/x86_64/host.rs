@@ -1,6 +1,6 @@
 //! What a host's KVM offers.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{CpuId, KVM_CAP_SYSTEM_EVENT_DATA, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use squib_core::{Architecture, BackendCapabilities, ExitKind, ExitSet, IrqchipKind, Result};
 
@@ -29,6 +29,8 @@ pub(in crate::linux) struct Host {
     /// The model-specific registers that make up a vCPU's state.
     pub(super) msr_indices: Vec<u32>,
     pub(in crate::linux) max_vcpus: u32,
+    /// System events say how many words they have.
+    pub(in crate::linux) system_event_data: bool,
     pub(super) identity_map: bool,
     pub(super) tsc_deadline: bool,
     pub(super) msr_exits: bool,
@@ -49,6 +51,7 @@ impl Host {
                 .as_slice()
                 .to_vec(),
             max_vcpus: kvm.get_max_vcpus().min(kvm.get_max_vcpu_id()).min(MAX_APIC_NUMBERS) as u32,
+            system_event_data: kvm.check_extension_raw(KVM_CAP_SYSTEM_EVENT_DATA.into()) != 0,
             identity_map: kvm.check_extension(Cap::SetIdentityMapAddr),
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             msr_exits: kvm.check_extension(Cap::X86UserSpaceMsr),
