@@ -14,7 +14,7 @@ use squib_kvm::KvmBackend;
 use squib_soft::SoftBackend;
 use squib_vmm::host::{StdClock, ThreadWaker};
 use squib_vmm::{Action, Bus, Device, Stop, Target, Unclaimed, VcpuLoop};
-use support::RecordingHost;
+use support::{RecordingHost, run_in_time};
 
 const INDEX: u16 = 0x370;
 
@@ -78,8 +78,8 @@ impl Board {
 }
 
 fn run_to_halt(vcpu: &mut VcpuLoop) {
-    let stop = vcpu.run(VmEntry::Resume, &mut RecordingHost::new());
-    assert!(matches!(stop, Ok(Stop::Exit(VmExit::Hlt))), "{stop:?}");
+    let stop = run_in_time(vcpu, &mut RecordingHost::new());
+    assert!(matches!(stop, Stop::Exit(VmExit::Hlt)), "{stop:?}");
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]

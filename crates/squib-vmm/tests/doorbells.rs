@@ -14,7 +14,7 @@ use squib_soft::SoftBackend;
 use squib_vmm::host::{StdClock, ThreadWaker};
 use squib_vmm::stats::device_counts;
 use squib_vmm::{Action, Bus, DoorbellMapping, Stop, Target, Unclaimed, VcpuLoop};
-use support::{Bench, Recorder, RecordingHost, port_out, store};
+use support::{Bench, Recorder, RecordingHost, port_out, run_in_time, store};
 
 const PORT: u64 = TEST_PORT as u64;
 
@@ -67,7 +67,7 @@ impl Board {
     }
 
     fn run(&mut self) -> Stop {
-        self.vcpu.run(VmEntry::Resume, &mut self.host).unwrap()
+        run_in_time(&mut self.vcpu, &mut self.host)
     }
 
     fn run_to_halt(&mut self) {

@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use squib_core::backend::Cancel;
 use squib_core::{CancelHandle, Error, ErrorCode, ExitData, Result, Vcpu, VmEntry, VmExit};
@@ -124,6 +126,26 @@ impl Host for RecordingHost {
         self.idles.push(deadline_ns);
         self.idle
     }
+}
+
+/// Runs on, for a minute at most, and then says where the guest is.
+pub fn run_in_time(vcpu: &mut VcpuLoop, host: &mut RecordingHost) -> Stop {
+    let cancel = vcpu.vcpu().cancel_handle();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let overdue = wait.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout);
+        if overdue {
+            cancel.cancel();
+        }
+        overdue
+    });
+    let stop = vcpu.run(VmEntry::Resume, host).unwrap();
+    drop(done);
+    if watch.join().unwrap() {
+        let state = vcpu.vcpu().x86().map(|x86| (x86.registers(), x86.system_registers()));
+        panic!("the guest does not come to an end: {stop:?}, {state:x?}");
+    }
+    stop
 }
 
 /// A scripted vCPU on empty buses.
