@@ -1,6 +1,4 @@
 //! Dirty rings: what they tell is what a bitmap tells, however often they overflow.
-//!
-//! A program of its own, so that `scripts/rig.mjs` can keep it on one processor.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::collections::BTreeSet;
