@@ -4,10 +4,10 @@
 //! requested, and whether a canceller is just about to signal. See `docs/design/kvm.md` for the argument.
 #![allow(unsafe_code, reason = "signals, and the immediate_exit byte that other threads write")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ptr::{NonNull, null, null_mut};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use squib_core::backend::Cancel;
 use squib_core::{Error, ErrorCode, Result, Waker};
@@ -29,6 +29,10 @@ pub(super) struct Kick {
     immediate_exit: NonNull<AtomicU8>,
     signal: libc::c_int,
     waker: Arc<dyn Waker>,
+    /// The thread that was inside last, by its pointer to its own variables, and its number: who comes again does not have to look
+    /// for its variables. 0 when that thread has ended, as another may have its pointer then.
+    last: AtomicUsize,
+    number: AtomicU64,
 }
 
 // SAFETY: `immediate_exit` is the only field that is not Send, and is used as its comment says.
@@ -40,19 +44,29 @@ impl Kick {
     /// For the vCPU whose run page this is.
     pub(super) fn new(page: &RunPage, waker: Arc<dyn Waker>) -> Result<Self> {
         let immediate_exit = page.immediate_exit();
-        Ok(Self { state: AtomicU64::new(0), immediate_exit, signal: kick_signal()?, waker })
+        let (last, number) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self { state: AtomicU64::new(0), immediate_exit, signal: kick_signal()?, waker, last, number })
     }
 
     /// Calls `enter_guest`, which a cancellation interrupts: one that was requested before, at once. With
     /// `at_once` it is interrupted in any case, as soon as the last access is finished.
     #[inline]
-    pub(super) fn inside<R>(&self, page: &RunPage, at_once: bool, enter_guest: impl FnOnce() -> R) -> R {
+    pub(super) fn inside<R>(
+        self: &Arc<Self>,
+        page: &RunPage,
+        at_once: bool,
+        enter_guest: impl FnOnce() -> R,
+    ) -> R {
         assert!(page.immediate_exit() == self.immediate_exit, "a vCPU is entered with its own run page");
         // SAFETY: the byte lies in `page`, which is borrowed until this returns.
         let immediate_exit = unsafe { self.immediate_exit.as_ref() };
         // Nobody is inside, so adding and subtracting the number are setting and clearing it; unlike those,
         // they are one instruction on x86.
-        let thread = this_thread(self.signal);
+        let here = thread_pointer();
+        let thread = match self.last.load(Ordering::Relaxed) == here {
+            true => self.number.load(Ordering::Relaxed),
+            false => self.comes_from(here),
+        };
         let before = self.state.fetch_add(thread, Ordering::SeqCst);
         if at_once || before & REQUESTED != 0 {
             immediate_exit.store(1, Ordering::SeqCst);
@@ -64,6 +78,20 @@ impl Kick {
             self.leave(immediate_exit);
         }
         result
+    }
+
+    /// Takes note of the calling thread, whose pointer is `here`, and tells its number.
+    #[cold]
+    fn comes_from(self: &Arc<Self>, here: usize) -> u64 {
+        let note = |this: &ThisThread| {
+            let number = this.number(self.signal);
+            this.entered(self);
+            self.number.store(number, Ordering::Relaxed);
+            self.last.store(here, Ordering::Relaxed);
+            number
+        };
+        // A thread that is ending has no variables any more, and is not remembered.
+        THIS_THREAD.try_with(note).unwrap_or_else(|_| unblock(self.signal))
     }
 
     /// The rest of leaving when there was, or could have been, a request.
@@ -101,17 +129,58 @@ impl Cancel for Kick {
     }
 }
 
-/// The calling thread's kernel number. The first call also lets the kick signal through to it.
-#[inline]
-fn this_thread(signal: libc::c_int) -> u64 {
-    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
-    match NUMBER.get() {
-        0 => {
-            NUMBER.set(unblock(signal));
-            NUMBER.get()
+thread_local!(static THIS_THREAD: ThisThread = const { ThisThread { number: Cell::new(0), kicks: RefCell::new(Vec::new()) } });
+
+/// What a thread knows of itself.
+struct ThisThread {
+    number: Cell<u64>,
+    /// Those that may remember it.
+    kicks: RefCell<Vec<Weak<Kick>>>,
+}
+
+impl ThisThread {
+    /// Its kernel number. The first call also lets the kick signal through to it.
+    fn number(&self, signal: libc::c_int) -> u64 {
+        if self.number.get() == 0 {
+            self.number.set(unblock(signal));
         }
-        number => number,
+        self.number.get()
     }
+
+    /// `kick` is about to remember it.
+    fn entered(&self, kick: &Arc<Kick>) {
+        let mut kicks = self.kicks.borrow_mut();
+        kicks.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(kick)));
+        kicks.push(Arc::downgrade(kick));
+    }
+}
+
+impl Drop for ThisThread {
+    fn drop(&mut self) {
+        let here = thread_pointer();
+        for kick in self.kicks.get_mut().iter().filter_map(Weak::upgrade) {
+            // Another thread may have been inside since.
+            let _ = kick.last.compare_exchange(here, 0, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Where the calling thread's variables are, which no other thread has while this one lives. An addon would have to ask the loader
+/// for a variable itself.
+#[inline]
+fn thread_pointer() -> usize {
+    let pointer: usize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads the word at FS:0, where the pointer to it is (ELF Handling For Thread-Local Storage, 3.4.2).
+    unsafe {
+        std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: reads a register that is the thread's (Arm ARM, D24.10.42).
+    unsafe {
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem, pure));
+    }
+    pointer
 }
 
 /// Lets `signal` through to the calling thread, and tells its kernel number.
@@ -174,9 +243,9 @@ mod tests {
         }
     }
 
-    fn kick(page: &RunPage) -> (Kick, Arc<Wakes>) {
+    fn kick(page: &RunPage) -> (Arc<Kick>, Arc<Wakes>) {
         let wakes = Arc::new(Wakes::default());
-        (Kick::new(page, wakes.clone()).unwrap(), wakes)
+        (Arc::new(Kick::new(page, wakes.clone()).unwrap()), wakes)
     }
 
     /// The page's byte.
@@ -220,6 +289,31 @@ mod tests {
         });
         assert_eq!(byte(&page), 0);
         assert!(kick.take());
+    }
+
+    /// Threads of which each may have the place of the one before in memory, but not its number.
+    #[test]
+    fn a_thread_that_has_ended_is_forgotten() {
+        let mut page = RunPage::blank();
+        let (kick, _) = kick(&page);
+        let mut places = Vec::new();
+        for _ in 0..20 {
+            let kick = kick.clone();
+            let visit = move || {
+                let inside = || kick.inside(&page, false, || kick.state.load(Ordering::SeqCst) & THREAD);
+                // SAFETY: takes no memory of ours.
+                let number = unsafe { libc::syscall(libc::SYS_gettid) } as u64;
+                assert_eq!([inside(), inside()], [number; 2]);
+                (thread_pointer(), page)
+            };
+            let place;
+            (place, page) = std::thread::spawn(visit).join().unwrap();
+            places.push(place);
+        }
+        assert_eq!(kick.last.load(Ordering::SeqCst), 0);
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.len() < 20, "some had the same place, or this shows nothing");
     }
 
     #[test]
