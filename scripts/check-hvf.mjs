@@ -43,9 +43,9 @@ function link(env) {
     const framework = `${sdk}/System/Library/Frameworks/Hypervisor.framework`;
     mkdirSync(framework, { recursive: true });
     writeFileSync(`${framework}/Hypervisor.tbd`, stub);
-    const args = ['zigbuild', '--locked', '-p', 'squib-hvf', '--example', 'probe', '--target', TARGET];
+    const args = ['zigbuild', '--locked', '-p', 'squib-hvf', '--example', 'first_exit', '--target', TARGET];
     const { status } = run('cargo', args, { stdio: 'inherit', env: { ...env, SDKROOT: sdk } });
-    return status === 0 && check(readFileSync(`${root}target/${TARGET}/debug/examples/probe`));
+    return status === 0 && check(readFileSync(`${root}target/${TARGET}/debug/examples/first_exit`));
   } finally {
     rmSync(sdk, { recursive: true });
   }

@@ -70,10 +70,8 @@ function buildProbe() {
     '--quiet',
     '--locked',
     `--target=${TARGET}`,
-    '-p',
-    'squib-kvm',
-    '--example',
-    'probe',
+    '--package=squib-kvm',
+    '--example=probe',
   ];
   must('the probe is needed', 'cargo', args, { env });
   return `${root}target/${TARGET}/debug/examples/probe`;

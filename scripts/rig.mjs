@@ -25,7 +25,7 @@ const { values: options } = parseArgs({
 /**
  * The test programs, and the tests in them that are the smoke part; none is all. In the rig only `alone` ones, which run one VM at
  * a time, get both processors. With two, several VMs at once made the rig's own kernel crash in 3 runs of 3, which no program can do,
- * or their guests end in a triple fault with the RIP, CR3 and GDT of that kernel; kept on one processor all went well in each.
+ * or their guests end in a triple fault with the RIP, CR3 and GDT of that kernel; kept on one processor none did.
  */
 const PROGRAMS = [
   { package: 'squib-kvm', target: 'squib_kvm', smoke: [] },

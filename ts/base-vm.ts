@@ -73,7 +73,7 @@ export abstract class BaseVm implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Sets the level of interrupt line `gsi`; `ERR_IRQ_LINE` when there is none. On x86 it is an input of the I/O APIC (0–23), on
+   * Sets the level of interrupt line `gsi`; `ERR_IRQ_LINE` when there is none. On x86 it is an input of the I/O APIC (0–23 without 2; line 0 is input 2), on
    * aarch64 a shared peripheral interrupt (0–95), whose interrupt number is 32 more.
    */
   setIrqLine(gsi: number, level: boolean): void {

@@ -192,7 +192,7 @@ pub trait HypervisorBackend: Send + Sync {
     /// # Errors
     /// [`ErrorCode::BackendUnusable`] or [`ErrorCode::Hypervisor`] when the host refuses,
     /// [`ErrorCode::Unsupported`] when `config` asks for more than the capabilities offer,
-    /// [`ErrorCode::MemoryOverlap`] when RAM lies where an interrupt controller of the backend is.
+    /// [`ErrorCode::MemoryOverlap`] when memory lies where an interrupt controller or pages of the backend are.
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>>;
 }
 
@@ -208,8 +208,8 @@ pub trait Vm: Send + Sync {
     /// [`ErrorCode::VcpuCount`] when there are too many, or this one exists already.
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>>;
 
-    /// Sets the level of interrupt line `gsi`. Any thread. On x86 it is an I/O APIC's input, 0–23, and below 16 also an 8259's; on
-    /// aarch64 a shared peripheral interrupt, 0 to [`gic::LINES`](crate::arm64::gic::LINES) − 1.
+    /// Sets the level of interrupt line `gsi`. Any thread. On x86 0 to 23 without 2: an input of the I/O APIC, below 16 also of an 8259, see
+    /// [`io_apic_input`](crate::x86::irqchip::io_apic_input). On aarch64 a shared peripheral interrupt, 0 to [`gic::LINES`](crate::arm64::gic::LINES) − 1.
     ///
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line or no controller.
@@ -225,7 +225,7 @@ pub trait Vm: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line or no controller, [`ErrorCode::InvalidArgument`] for a level-triggered
-    /// message, [`ErrorCode::Unsupported`] by default.
+    /// message, [`ErrorCode::Unsupported`] by default and when the backend has no room for one more.
     fn interrupt_trigger(&self, _source: InterruptSource) -> Result<Arc<dyn InterruptTrigger>> {
         Err(unsupported("interrupt triggers"))
     }

@@ -31,7 +31,7 @@ codes! {
     MemorySize = "ERR_MEMORY_SIZE",
     /// A guest-physical range is not wholly RAM.
     MemoryRange = "ERR_MEMORY_RANGE",
-    /// Two memory regions overlap, or RAM lies where the backend has an interrupt controller.
+    /// Two memory regions overlap, or one lies where the backend has an interrupt controller or pages of its own.
     MemoryOverlap = "ERR_MEMORY_OVERLAP",
     /// A device's range overlaps another's, or leaves the address space.
     DeviceOverlap = "ERR_DEVICE_OVERLAP",

@@ -19,8 +19,8 @@ use crate::{Error, ErrorCode, Result};
 /// Size of a page in bytes, the unit of RAM regions and write tracking.
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Size in bytes of the largest pages that hosts map memory in: 4 KiB, or with an aarch64 processor 16 or 64 KiB.
-const LARGEST_HOST_PAGE: usize = 64 << 10;
+/// Size in bytes of the largest pages that a backend's host maps memory in, which are Apple silicon's.
+const LARGEST_HOST_PAGE: usize = 16 << 10;
 
 /// RAM below 4 GiB ends here at the latest; above are the platform's device windows.
 pub const LOW_RAM_END: u64 = 0xc000_0000;

@@ -263,6 +263,41 @@ pub trait X86State {
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<CpuidResult>;
 }
 
+/// A PC's interrupt controllers: where they are, and their lines.
+pub mod irqchip {
+    use std::ops::Range;
+
+    use crate::{Error, ErrorCode, Result};
+
+    /// The I/O APIC, by convention (MP specification 1.4, 3.6.5).
+    pub const IO_APIC: Range<u64> = 0xfec0_0000..0xfec0_1000;
+    /// The local APICs, after reset.
+    pub const LOCAL_APIC: Range<u64> = 0xfee0_0000..0xfee0_1000;
+    /// Interrupt lines, which are inputs of the I/O APIC.
+    pub const LINES: u32 = 24;
+    /// The 8254's line.
+    pub const TIMER_LINE: u32 = 0;
+    /// By which one 8259 interrupts through the other: no line.
+    const CASCADE_LINE: u32 = 2;
+
+    /// Says whether there is line `gsi`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IrqLine`].
+    pub fn check_line(gsi: u32) -> Result<()> {
+        if gsi < LINES && gsi != CASCADE_LINE {
+            return Ok(());
+        }
+        let message = format!("no interrupt line {gsi}: there are 0, 1 and 3 to {}", LINES - 1);
+        Err(Error::new(ErrorCode::IrqLine, message))
+    }
+
+    /// The I/O APIC's input of line `gsi`: the 8254 has what the cascade leaves free.
+    pub const fn io_apic_input(gsi: u32) -> u32 {
+        if gsi == TIMER_LINE { CASCADE_LINE } else { gsi }
+    }
+}
+
 /// Bits of control registers, EFER and RFLAGS that more than one crate needs.
 pub mod bits {
     #![expect(missing_docs, reason = "named as in the manual")]

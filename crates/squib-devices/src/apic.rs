@@ -8,6 +8,8 @@ mod tests;
 mod timer;
 mod vectors;
 
+use squib_core::x86::irqchip::LOCAL_APIC;
+
 use crate::bytes;
 use crate::message::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
 use timer::{Mode, Timer};
@@ -16,7 +18,7 @@ use vectors::Vectors;
 /// Frequency of the bus clock that the timer's divider takes, as CPUID leaf 0x15 should report it.
 pub const TIMER_FREQUENCY_HZ: u64 = 1_000_000_000;
 /// Where the xAPIC registers are after reset.
-pub const DEFAULT_BASE: u64 = 0xfee0_0000;
+pub const DEFAULT_BASE: u64 = LOCAL_APIC.start;
 /// Bytes of the xAPIC register page.
 pub const MMIO_SIZE: u64 = 0x1000;
 /// IA32_APIC_BASE.

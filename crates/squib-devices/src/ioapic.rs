@@ -4,15 +4,17 @@
 //! Lines are logical: `true` is "asserted", whatever polarity the guest has programmed. The polarity bit can
 //! be written and read back.
 
+use squib_core::x86::irqchip::{IO_APIC, LINES};
+
 use crate::bytes;
 use crate::message::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
 
-/// Where the registers are, by convention (MP specification 1.4, 3.6.5).
-pub const DEFAULT_BASE: u64 = 0xfec0_0000;
+/// Where the registers are.
+pub const DEFAULT_BASE: u64 = IO_APIC.start;
 /// Bytes of the register window.
 pub const MMIO_SIZE: u64 = 0x1000;
 /// Number of interrupt inputs.
-pub const PINS: u32 = 24;
+pub const PINS: u32 = LINES;
 
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;

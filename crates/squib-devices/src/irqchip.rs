@@ -15,6 +15,7 @@
 //! again. Timers fire in [`Irqchip::tick`], which is due at [`Irqchip::next_deadline`]; both may have changed
 //! after every register write.
 
+use squib_core::x86::irqchip::{TIMER_LINE, check_line, io_apic_input};
 use squib_core::{Error, ErrorCode, Result};
 
 use crate::apic::{self, Effect, GeneralProtection, Lint, LocalApic, Signal};
@@ -24,14 +25,6 @@ use crate::ioapic::{self, Ioapic};
 use crate::message::{DeliveryMode, InterruptMessage, TriggerMode};
 use crate::pic::{self, PicPair};
 use crate::pit::{self, Pit};
-
-/// Number of interrupt lines.
-pub const LINES: u32 = ioapic::PINS;
-
-/// The interval timer's line, and where it goes.
-const TIMER_LINE: u32 = 0;
-const TIMER_PIN: u32 = 2;
-const CASCADE_LINE: u32 = 2;
 
 /// Local APICs, I/O APIC, 8259 pair, 8254.
 ///
@@ -154,25 +147,13 @@ impl Irqchip {
     /// # Errors
     /// [`ErrorCode::IrqLine`] when there is no such line.
     pub fn set_line(&mut self, gsi: u32, asserted: bool) -> Result<()> {
-        Self::check_line(gsi)?;
+        check_line(gsi)?;
         self.drive(gsi, asserted);
         Ok(())
     }
 
-    /// Says whether there is line `gsi`.
-    ///
-    /// # Errors
-    /// [`ErrorCode::IrqLine`] when there is not.
-    pub fn check_line(gsi: u32) -> Result<()> {
-        if gsi >= LINES || gsi == CASCADE_LINE {
-            let message = format!("no interrupt line {gsi}: there are 0, 1 and 3 to {}", LINES - 1);
-            return Err(Error::new(ErrorCode::IrqLine, message));
-        }
-        Ok(())
-    }
-
     fn drive(&mut self, gsi: u32, asserted: bool) {
-        let pin = if gsi == TIMER_LINE { TIMER_PIN } else { gsi };
+        let pin = io_apic_input(gsi);
         let bus = &mut self.bus;
         self.ioapic.set_line(pin, asserted, &mut |message| bus.deliver(&message, None));
         self.pics.set_line(gsi, asserted);
@@ -226,7 +207,7 @@ impl Irqchip {
         let own = self.apic(cpu).and_then(LocalApic::next_deadline);
         let shared = self.pit.next_deadline().filter(|_| {
             // Nobody would notice; an edge that is found later is the same to a masked 8259 input.
-            !(self.ioapic.is_masked(TIMER_PIN) && self.pics.is_masked(TIMER_LINE))
+            !(self.ioapic.is_masked(io_apic_input(TIMER_LINE)) && self.pics.is_masked(TIMER_LINE))
         });
         match (own, shared) {
             (Some(a), Some(b)) => Some(a.min(b)),

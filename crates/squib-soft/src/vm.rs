@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use squib_core::memory::PAGE_SIZE;
+use squib_core::x86::irqchip::{IO_APIC, LOCAL_APIC, check_line};
 use squib_core::{
     Architecture, BackendCapabilities, BackendKind, CodeWriteObserver, Entropy, Error, ErrorCode, ExitKind,
     ExitSet, GuestMemory, HypervisorBackend, InterruptSource, InterruptTrigger, IrqchipKind, Result, Vcpu,
     Vm, VmConfig,
 };
 use squib_devices::irqchip::Irqchip;
-use squib_devices::{apic, ioapic};
 use squib_x86::model::CpuModel;
 
 use crate::cpu::Cpu;
@@ -86,12 +85,8 @@ impl HypervisorBackend for SoftBackend {
         let controllers = match config.irqchip {
             IrqchipKind::None => None,
             IrqchipKind::Full => {
-                config
-                    .memory
-                    .keep_clear(ioapic::DEFAULT_BASE..ioapic::DEFAULT_BASE + PAGE_SIZE, "the I/O APIC is")?;
-                config
-                    .memory
-                    .keep_clear(apic::DEFAULT_BASE..apic::DEFAULT_BASE + PAGE_SIZE, "the local APICs are")?;
+                config.memory.keep_clear(IO_APIC, "the I/O APIC is")?;
+                config.memory.keep_clear(LOCAL_APIC, "the local APICs are")?;
                 Some(Arc::new(Controllers::new(Irqchip::new(MAX_VCPUS as usize)?)))
             }
             IrqchipKind::Split => {
@@ -182,7 +177,7 @@ impl Vm for SoftVm {
         source.check()?;
         let controllers = Arc::downgrade(self.controllers()?);
         if let InterruptSource::Line(gsi) = source {
-            Irqchip::check_line(gsi)?;
+            check_line(gsi)?;
         }
         Ok(Arc::new(Trigger { controllers, source }))
     }

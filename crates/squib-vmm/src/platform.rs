@@ -27,6 +27,7 @@
 use std::ops::Range;
 
 use squib_core::memory::LOW_RAM_END;
+use squib_core::x86::irqchip;
 pub use squib_devices::debug_exit::PORT as DEBUG_EXIT;
 use squib_devices::debug_port::{PORT_BOCHS, PORT_FIRMWARE};
 pub use squib_devices::pvpanic::PORT as PVPANIC;
@@ -51,9 +52,9 @@ pub const ACPI_PM: u16 = 0x600;
 /// Where an embedder's memory-mapped devices go.
 pub const DEVICE_WINDOW: Range<u64> = LOW_RAM_END..IO_APIC;
 /// I/O APIC.
-pub const IO_APIC: u64 = 0xfec0_0000;
+pub const IO_APIC: u64 = irqchip::IO_APIC.start;
 /// Local APIC, the same address for every vCPU.
-pub const LOCAL_APIC: u64 = 0xfee0_0000;
+pub const LOCAL_APIC: u64 = irqchip::LOCAL_APIC.start;
 /// Bytes from [`LOCAL_APIC`] on that are the local APIC or messages to one.
 pub const LOCAL_APIC_SIZE: u64 = 0x10_0000;
 

@@ -12,6 +12,7 @@ use squib_core::{
 
 use super::arch::{self, Host};
 use super::errors::{failed, unusable};
+use super::sys;
 use super::vm::KvmVm;
 
 const DEVICE: &CStr = c"/dev/kvm";
@@ -43,7 +44,7 @@ impl KvmBackend {
                 "is no KVM of interface version {KVM_API_VERSION}: it says {version}"
             )));
         }
-        check_page_size(page_size())?;
+        check_page_size(sys::page_size())?;
         if let Some(name) = first_missing(|cap| kvm.check_extension(cap)) {
             return Err(lacking(format!("lacks KVM_CAP_{name}: squib needs Linux 4.11 or newer")));
         }
@@ -63,13 +64,6 @@ impl KvmBackend {
             }
         }
     }
-}
-
-/// Bytes in a page of this host's kernel.
-fn page_size() -> u64 {
-    #![allow(unsafe_code, reason = "a call into the C library")]
-    // SAFETY: takes no memory of ours.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
 }
 
 /// Refuses pages of another size than squib's. KVM counts in the host's pages: in its dirty log, its rings, and the places of memory.

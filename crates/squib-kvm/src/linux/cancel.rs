@@ -171,12 +171,12 @@ impl Drop for ThisThread {
 fn thread_pointer() -> usize {
     let pointer: usize;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: reads the word at FS:0, where the pointer to it is (ELF Handling For Thread-Local Storage, 3.4.2).
+    // SAFETY: reads the word at FS:0, where the pointer to it is (System V ABI, AMD64 supplement: thread-local storage).
     unsafe {
         std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: reads a register that is the thread's (Arm ARM, D24.10.42).
+    // SAFETY: reads a register that is the thread's (Arm ARM, TPIDR_EL0).
     unsafe {
         std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem, pure));
     }

@@ -1,5 +1,5 @@
 //! System calls which kvm-ioctls does not offer in the form needed here.
-#![allow(unsafe_code, reason = "system calls on KVM's file descriptors")]
+#![allow(unsafe_code, reason = "calls of the kernel and the C library")]
 
 use std::os::fd::AsRawFd;
 
@@ -13,6 +13,12 @@ const KVM_IOEVENTFD: libc::c_ulong = 0x4040_ae79;
 
 /// `_IO(KVMIO, 0xc7)`.
 const KVM_RESET_DIRTY_RINGS: libc::c_ulong = 0xaec7;
+
+/// Bytes in a page of this host's kernel.
+pub(super) fn page_size() -> u64 {
+    // SAFETY: takes no memory of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
 
 /// Runs the vCPU until its next exit, which is then in the run page (KVM API, 4.10 `KVM_RUN`).
 ///

@@ -91,6 +91,19 @@ fn an_nmi_arrives_with_interrupts_off() {
     assert_out(&guest.resume(), &[1]);
 }
 
+fn end_apic_interrupt(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
+    count(a)
+}
+
+/// Switches the local APIC on, says so, and waits.
+fn wait_for_messages(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    enable_apic(a)?;
+    a.mov(dx, PORT)?;
+    a.out(dx, al)?;
+    wait(a)
+}
+
 /// Switches the local APIC on.
 fn enable_apic(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(rbp, APIC)?;
@@ -105,16 +118,8 @@ fn messages_reach_the_local_apic() {
             skip("messages", "this KVM lacks an irqchip");
             continue;
         }
-        let mut guest = Guest::long_with(&kvm, irqchip, |a| {
-            enable_apic(a)?;
-            a.mov(dx, PORT)?;
-            a.out(dx, al)?;
-            wait(a)
-        });
-        guest.handler(VECTOR, |a| {
-            a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
-            count(a)
-        });
+        let mut guest = Guest::long_with(&kvm, irqchip, wait_for_messages);
+        guest.handler(VECTOR, end_apic_interrupt);
         assert_out(&guest.resume(), &[0]);
         for n in 1..4 {
             guest.vm.signal_msi(APIC, u32::from(VECTOR)).unwrap();
@@ -136,16 +141,8 @@ fn triggers_raise_messages_from_any_thread() {
             skip("triggers", "this KVM lacks an irqchip");
             continue;
         }
-        let mut guest = Guest::long_with(&kvm, irqchip, |a| {
-            enable_apic(a)?;
-            a.mov(dx, PORT)?;
-            a.out(dx, al)?;
-            wait(a)
-        });
-        guest.handler(VECTOR, |a| {
-            a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
-            count(a)
-        });
+        let mut guest = Guest::long_with(&kvm, irqchip, wait_for_messages);
+        guest.handler(VECTOR, end_apic_interrupt);
         let message = |data| guest.vm.interrupt_trigger(InterruptSource::Message { address: APIC, data });
         let vector = u32::from(VECTOR);
         assert_eq!(message(0xc000 | vector).err().unwrap().code(), ErrorCode::InvalidArgument);
@@ -170,16 +167,8 @@ fn the_end_of_a_level_triggered_message_is_reported() {
     if !kvm.capabilities().irqchips.contains(&IrqchipKind::Split) {
         return skip("end-of-interrupt exits", "this KVM has no SPLIT_IRQCHIP");
     }
-    let mut guest = Guest::long_with(&kvm, IrqchipKind::Split, |a| {
-        enable_apic(a)?;
-        a.mov(dx, PORT)?;
-        a.out(dx, al)?;
-        wait(a)
-    });
-    guest.handler(VECTOR, |a| {
-        a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
-        count(a)
-    });
+    let mut guest = Guest::long_with(&kvm, IrqchipKind::Split, wait_for_messages);
+    guest.handler(VECTOR, end_apic_interrupt);
     let vm = guest.vm.clone();
     assert_out(&guest.resume(), &[0]);
     // A KVM that emulates notices the end a few instructions later, after the guest's own exit.
@@ -197,11 +186,21 @@ fn the_end_of_a_level_triggered_message_is_reported() {
 
 /// Sets the first 8259 up so that line n is vector 0x20 + n, with only `unmasked` let through.
 fn enable_pic(a: &mut CodeAssembler, unmasked: u8) -> Result<(), IcedError> {
-    for (port, value) in
-        [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, u32::from(!(1_u8 << unmasked)))]
-    {
-        a.mov(al, value)?;
-        a.out(port, al)?;
+    write_ports(
+        a,
+        &[(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, u32::from(!(1_u8 << unmasked)))],
+    )
+}
+
+/// Makes the timer's channel 0 a rate generator, every 1193 counts: a millisecond.
+fn start_timer(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    write_ports(a, &[(0x43, 0x34), (0x40, 1193 & 0xff), (0x40, 1193 >> 8)])
+}
+
+fn write_ports(a: &mut CodeAssembler, writes: &[(u32, u32)]) -> Result<(), IcedError> {
+    for (port, value) in writes {
+        a.mov(al, *value)?;
+        a.out(*port, al)?;
     }
     Ok(())
 }
@@ -256,11 +255,7 @@ fn the_kernels_timer_ticks() {
     }
     let mut guest = Guest::long_with(&kvm, IrqchipKind::Full, |a| {
         enable_pic(a, 0)?;
-        // Channel 0, rate generator, every 1193 counts: a millisecond.
-        for (port, value) in [(0x43, 0x34), (0x40, 1193 & 0xff), (0x40, 1193 >> 8)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
+        start_timer(a)?;
         wait(a)
     });
     guest.handler(0x20, end_pic_interrupt);
@@ -274,7 +269,7 @@ fn the_kernels_timer_ticks() {
 }
 
 #[test]
-fn the_kernels_timer_is_the_io_apics_second_input() {
+fn the_kernels_timer_is_input_2_of_the_io_apic() {
     const IO_APIC: u64 = 0xfec0_0000;
     let Some(kvm) = backend() else { return };
     if !kvm.capabilities().irqchips.contains(&IrqchipKind::Full) {
@@ -288,17 +283,12 @@ fn the_kernels_timer_is_the_io_apics_second_input() {
             a.mov(dword_ptr(rsi), register)?;
             a.mov(dword_ptr(rsi + 0x10), value)?;
         }
-        // The 8259 silent; channel 0 of the timer, rate generator.
-        for (port, value) in [(0x21, 0xff), (0x43, 0x34), (0x40, 1193 & 0xff), (0x40, 1193 >> 8)] {
-            a.mov(al, value)?;
-            a.out(port, al)?;
-        }
+        // The 8259 is silent.
+        write_ports(a, &[(0x21, 0xff)])?;
+        start_timer(a)?;
         wait(a)
     });
-    guest.handler(VECTOR, |a| {
-        a.mov(dword_ptr(rbp + APIC_EOI), 0)?;
-        count(a)
-    });
+    guest.handler(VECTOR, end_apic_interrupt);
     let exit = guest.resume();
     let VmExit::Pio { write: true, data, .. } = exit else { panic!("expected a tick, got {exit:?}") };
     assert!(data[0] > 0);

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::*;
 use kvm_ioctls::VmFd;
+use squib_core::x86::irqchip;
 use squib_core::{Error, ErrorCode, InterruptSource, IrqchipKind, Result, VmConfig};
 
 use super::host::Host;
@@ -13,23 +14,11 @@ use super::routes::Routes;
 use crate::linux::errors::failed;
 use crate::linux::exits::HC_MAP_GPA_RANGE;
 
-/// Interrupt lines of the full irqchip.
-pub(super) const LINES: u32 = 24;
-/// The 8254's line, and its input of the I/O APIC, as on all PCs.
-pub(super) const TIMER_LINE: u32 = 0;
-pub(super) const TIMER_PIN: u32 = 2;
-/// By which one 8259 interrupts through the other.
-pub(super) const CASCADE_LINE: u32 = 2;
-
 /// Where KVM may put what Intel's processors need for real mode: four pages below the largest firmware at the
 /// top of the first 4 GiB (KVM API, 4.37 and 4.40).
 const KVMS_OWN: Range<u64> = 0xfeff_c000..0xff00_0000;
 const IDENTITY_MAP: u64 = KVMS_OWN.start;
 const TASK_STATE: u64 = KVMS_OWN.start + 0x1000;
-
-/// Interrupt controllers: the I/O APIC and the local APICs.
-const IO_APIC: Range<u64> = 0xfec0_0000..0xfec0_1000;
-const LOCAL_APIC: Range<u64> = 0xfee0_0000..0xfee0_1000;
 
 /// The interrupt controllers inside.
 pub(in crate::linux) struct Board {
@@ -57,13 +46,10 @@ impl Board {
     }
 
     fn check_line(&self, gsi: u32) -> Result<()> {
-        if self.irqchip == IrqchipKind::Full && gsi < LINES && gsi != CASCADE_LINE {
-            return Ok(());
+        if self.irqchip == IrqchipKind::Full {
+            return irqchip::check_line(gsi);
         }
-        let message = format!(
-            "there is no interrupt line {gsi}: only a full irqchip has lines, 0, 1 and 3 to {}",
-            LINES - 1
-        );
+        let message = format!("there is no interrupt line {gsi}: only a full irqchip has lines");
         Err(Error::new(ErrorCode::IrqLine, message))
     }
 
@@ -119,10 +105,10 @@ impl Board {
 fn keep_clear(config: &VmConfig) -> Result<()> {
     config.memory.keep_clear(KVMS_OWN, "KVM has pages of its own")?;
     if config.irqchip != IrqchipKind::None {
-        config.memory.keep_clear(LOCAL_APIC, "the local APICs are")?;
+        config.memory.keep_clear(irqchip::LOCAL_APIC, "the local APICs are")?;
     }
     if config.irqchip == IrqchipKind::Full {
-        config.memory.keep_clear(IO_APIC, "the I/O APIC is")?;
+        config.memory.keep_clear(irqchip::IO_APIC, "the I/O APIC is")?;
     }
     Ok(())
 }

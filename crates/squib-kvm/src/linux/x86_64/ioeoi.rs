@@ -13,10 +13,8 @@ const LEVEL_TRIGGERED: u32 = 1 << 15;
 /// The messages whose ends KVM reports: the [`IOAPIC_PINS`] different ones that were sent last.
 #[derive(Default)]
 pub(super) struct LevelMessages {
+    /// In the order in which they were last sent.
     messages: Vec<(u64, u32)>,
-    /// When each was last sent, counted in messages.
-    sent: Vec<u64>,
-    count: u64,
 }
 
 /// Whether the end of this message's interrupt must be reported.
@@ -27,21 +25,15 @@ pub(super) fn is_level_triggered(data: u32) -> bool {
 impl LevelMessages {
     /// Adds a message, and says whether it is new.
     pub(super) fn add(&mut self, message: (u64, u32)) -> bool {
-        self.count += 1;
-        if let Some(at) = self.messages.iter().position(|known| *known == message) {
-            self.sent[at] = self.count;
-            return false;
+        let known = self.messages.iter().position(|known| *known == message);
+        if known.is_some() || self.messages.len() == IOAPIC_PINS {
+            self.messages.remove(known.unwrap_or(0));
         }
-        if self.messages.len() < IOAPIC_PINS {
-            self.messages.push(message);
-            self.sent.push(self.count);
-        } else if let Some(oldest) = (0..IOAPIC_PINS).min_by_key(|at| self.sent[*at]) {
-            (self.messages[oldest], self.sent[oldest]) = (message, self.count);
-        }
-        true
+        self.messages.push(message);
+        known.is_none()
     }
 
-    /// The messages; the place of each is its number in the table.
+    /// The messages. Nobody asks for one by its number in KVM's table, so their order there may be an old one.
     pub(super) fn iter(&self) -> std::slice::Iter<'_, (u64, u32)> {
         self.messages.iter()
     }

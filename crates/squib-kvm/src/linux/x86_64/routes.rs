@@ -2,9 +2,9 @@
 
 use kvm_bindings::*;
 use kvm_ioctls::VmFd;
+use squib_core::x86::irqchip::{LINES, check_line, io_apic_input};
 use squib_core::{Error, ErrorCode, IrqchipKind, Result};
 
-use super::board::{CASCADE_LINE, LINES, TIMER_LINE, TIMER_PIN};
 use super::ioeoi::LevelMessages;
 use crate::linux::errors::failed;
 
@@ -71,22 +71,17 @@ impl Routes {
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         // KVM has none of them for a split irqchip. The cascade is no line of a device's, and its input of the I/O APIC is the 8254's.
         let lines = if self.irqchip == IrqchipKind::Full { LINES } else { 0 };
-        let lines = || (0..lines).filter(|gsi| *gsi != CASCADE_LINE);
+        let lines = || (0..lines).filter(|gsi| check_line(*gsi).is_ok());
         let pic = |gsi: u32| {
             line(gsi, if gsi < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE }, gsi % 8)
         };
-        let io_apic = |gsi: u32| line(gsi, KVM_IRQCHIP_IOAPIC, io_apic_pin(gsi));
+        let io_apic = |gsi: u32| line(gsi, KVM_IRQCHIP_IOAPIC, io_apic_input(gsi));
         let level = (0..).zip(self.level_messages.iter()).map(message);
         let triggered =
             (LINES..).zip(&self.messages).filter_map(|(gsi, m)| Some(message((gsi, m.as_ref()?))));
         let pics = lines().take_while(|gsi| *gsi < 16).map(pic);
         pics.chain(lines().map(io_apic)).chain(level).chain(triggered).collect()
     }
-}
-
-/// The I/O APIC's input of a line.
-fn io_apic_pin(gsi: u32) -> u32 {
-    if gsi == TIMER_LINE { TIMER_PIN } else { gsi }
 }
 
 fn line(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
@@ -126,7 +121,7 @@ mod tests {
             gsis,
             [0, 1].into_iter().chain(3..16).chain([0, 1]).chain(3..24).chain([25]).collect::<Vec<_>>()
         );
-        assert_eq!([0, 1, 3, 23].map(io_apic_pin), [2, 1, 3, 23]);
+        assert_eq!([0, 1, 3, 23].map(io_apic_input), [2, 1, 3, 23]);
         routes = Routes { irqchip: IrqchipKind::Split, ..routes };
         assert!(routes.level_messages.add((0xfee0_0000, 0x8042)));
         assert_eq!(routes.entries().iter().map(|entry| entry.gsi).collect::<Vec<_>>(), [0, 25]);
